@@ -1,0 +1,164 @@
+"""Where everything lies in the store: every key as a pure function of ids. No other module builds a key.
+
+Keys use '/' and are relative to the store's root. Ids are checked here, so that no label, file name or user's text
+can become a path.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tljobs.errors import UsageError
+
+ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def checked_id(text: str, what: str = "name") -> str:
+    """Returns `text` if it is a valid id, else raises UsageError."""
+    if not ID_PATTERN.fullmatch(text):
+        raise UsageError(
+            f"invalid {what}",
+            repr(text),
+            "Use 1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit",
+        )
+    return text
+
+
+def datasets_prefix() -> str:
+    return "datasets/"
+
+
+def dataset(name: str, version: str) -> str:
+    return f"datasets/{checked_id(name)}/{checked_id(version, 'version')}"
+
+
+def dataset_manifest(name: str, version: str) -> str:
+    return f"{dataset(name, version)}/manifest.json"
+
+
+def dataset_index(name: str, version: str) -> str:
+    return f"{dataset(name, version)}/index.parquet"
+
+
+def dataset_rejected(name: str, version: str) -> str:
+    return f"{dataset(name, version)}/rejected.parquet"
+
+
+def dataset_shard(name: str, version: str, split: str, index: int, count: int) -> str:
+    """Key of shard `index` (from 0) of `count` in `split`."""
+    return f"{dataset(name, version)}/shards/{checked_id(split, 'split')}-{index:05}-of-{count:05}.parquet"
+
+
+def runs_prefix() -> str:
+    return "runs/"
+
+
+def run(name: str) -> str:
+    return f"runs/{checked_id(name, 'run name')}"
+
+
+def run_record(name: str) -> str:
+    return f"{run(name)}/run.json"
+
+
+def run_events_prefix(name: str) -> str:
+    return f"{run(name)}/events/"
+
+
+def run_event(name: str, seq: int) -> str:
+    return f"{run(name)}/events/{seq:06}.json"
+
+
+def run_heartbeat(name: str, attempt: int) -> str:
+    return f"{run(name)}/heartbeats/{attempt:03}.json"
+
+
+def run_metrics_prefix(name: str) -> str:
+    return f"{run(name)}/metrics/"
+
+
+def run_metrics_piece(name: str, attempt: int, step: int) -> str:
+    """Key of the metrics that `attempt` measured up to and including global step `step`."""
+    return f"{run(name)}/metrics/{attempt:03}-{step:08}.json"
+
+
+def run_checkpoints_prefix(name: str) -> str:
+    return f"{run(name)}/checkpoints/"
+
+
+def run_checkpoint(name: str, step: int, attempt: int) -> str:
+    return f"{run(name)}/checkpoints/{step:08}/{attempt:03}"
+
+
+def run_checkpoint_state(name: str, step: int, attempt: int) -> str:
+    return f"{run_checkpoint(name, step, attempt)}/state.safetensors"
+
+
+def run_checkpoint_commit(name: str, step: int, attempt: int) -> str:
+    return f"{run_checkpoint(name, step, attempt)}/commit.json"
+
+
+def run_evaluation(name: str, evaluation: str) -> str:
+    return f"{run(name)}/evaluations/{checked_id(evaluation, 'evaluation')}"
+
+
+def run_evaluation_report(name: str, evaluation: str) -> str:
+    return f"{run_evaluation(name, evaluation)}/report.json"
+
+
+def run_evaluation_predictions(name: str, evaluation: str) -> str:
+    return f"{run_evaluation(name, evaluation)}/predictions.parquet"
+
+
+def run_model(name: str) -> str:
+    return f"{run(name)}/model"
+
+
+def run_model_record(name: str) -> str:
+    return f"{run_model(name)}/model.json"
+
+
+def run_model_file(name: str) -> str:
+    return f"{run_model(name)}/model.keras"
+
+
+def run_model_card(name: str) -> str:
+    return f"{run_model(name)}/README.md"
+
+
+def run_tensorboard_prefix(name: str) -> str:
+    return f"{run(name)}/tensorboard/"
+
+
+def run_ray(name: str) -> str:
+    """Folder that Ray Train and Ray Tune use for their own state; nothing of ours is read from there."""
+    return f"{run(name)}/ray"
+
+
+def searches_prefix() -> str:
+    return "searches/"
+
+
+def search(name: str) -> str:
+    return f"searches/{checked_id(name, 'search name')}"
+
+
+def search_record(name: str) -> str:
+    return f"{search(name)}/search.json"
+
+
+def search_events_prefix(name: str) -> str:
+    return f"{search(name)}/events/"
+
+
+def search_event(name: str, seq: int) -> str:
+    return f"{search(name)}/events/{seq:06}.json"
+
+
+def search_trials(name: str) -> str:
+    """The result table of a finished search."""
+    return f"{search(name)}/trials.parquet"
+
+
+def search_ray(name: str) -> str:
+    return f"{search(name)}/ray"
