@@ -69,8 +69,8 @@ def run_event(name: str, seq: int) -> str:
     return f"{run(name)}/events/{seq:06}.json"
 
 
-def run_heartbeat(name: str, attempt: int) -> str:
-    return f"{run(name)}/heartbeats/{attempt:03}.json"
+def run_heartbeat(name: str) -> str:
+    return f"{run(name)}/heartbeat.json"
 
 
 def run_metrics_prefix(name: str) -> str:
@@ -126,8 +126,14 @@ def run_model_card(name: str) -> str:
     return f"{run_model(name)}/README.md"
 
 
-def run_tensorboard_prefix(name: str) -> str:
-    return f"{run(name)}/tensorboard/"
+def run_tensorboard(name: str, attempt: int) -> str:
+    """TensorBoard finds event files by the 'tfevents' in their names."""
+    return f"{run(name)}/tensorboard/{attempt:03}/events.out.tfevents.{attempt:03}"
+
+
+def run_own_validation(name: str, rank: int) -> str:
+    """Validation probabilities as the training worker `rank` computed them, for the replay of the exported model."""
+    return f"{run(name)}/own-validation/{rank:04}.safetensors"
 
 
 def run_ray(name: str) -> str:

@@ -171,9 +171,8 @@ class Event(Record):
 
 
 class Heartbeat(Record):
-    """Overwritten by the process that drives an attempt, every few seconds. Not a commit: only says 'alive'."""
+    """Overwritten by the process that drives a run, every few seconds. Not a commit: only says 'alive'."""
 
-    attempt: int
     host: str
     pid: int
     time_utc: str

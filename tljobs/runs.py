@@ -121,9 +121,20 @@ class Run:
         return self._last("checkpoint")
 
     @property
+    def progress_step(self) -> int:
+        """Step of the newest checkpoint; 0 before the first."""
+        return next((event.step for event in reversed(self.events) if event.kind == "checkpoint"), 0)
+
+    @property
+    def images_per_s(self) -> float:
+        """Training images per second over the whole run, once finished."""
+        return float(self._last("finished").get("images_per_s", 0.0))
+
+    @property
     def plan(self) -> list[dict[str, Any]]:
-        """The phases (records.PhasePlan as dictionaries), once the first attempt has made its plan."""
-        return list(self._first("phase_started").get("plan", []))
+        """The phases that have begun (records.PhasePlan as dictionaries), in order."""
+        begun = {event.data["name"]: event.data for event in self.events if event.kind == "phase_started"}
+        return list(begun.values())
 
     @property
     def failure(self) -> dict[str, Any]:
@@ -132,9 +143,6 @@ class Run:
 
     def _last(self, kind: str) -> dict[str, Any]:
         return next((event.data for event in reversed(self.events) if event.kind == kind), {})
-
-    def _first(self, kind: str) -> dict[str, Any]:
-        return next((event.data for event in self.events if event.kind == kind), {})
 
 
 def list_runs(store: Store) -> list[Run]:
@@ -205,19 +213,20 @@ def _try_open_run(store: Store, name: str) -> Run | None:
 
 
 def _status(store: Store, name: str, events: tuple[Event, ...]) -> Status:
-    """Derived from the events of the newest attempt and, while it has no end, from its heartbeat."""
-    attempt = max((event.attempt for event in events if event.kind == "attempt_started"), default=0)
-    if not attempt:
-        return "created"
+    """The newest end or beginning decides; while there is no end, the heartbeat does."""
     for event in reversed(events):
-        if event.attempt == attempt and event.kind in ("finished", "failed", "stopped"):
+        if event.kind == "attempt_started":
+            break
+        if event.kind in ("finished", "failed", "stopped"):
             return event.kind  # type: ignore[return-value]
-    return "running" if is_alive(store, name, attempt) else "interrupted"
+    if is_alive(store, name):
+        return "running"
+    return "interrupted" if events else "created"
 
 
-def is_alive(store: Store, name: str, attempt: int) -> bool:
-    """Whether the process that drives the attempt still beats. On this host its process id is asked first."""
-    key = layout.run_heartbeat(name, attempt)
+def is_alive(store: Store, name: str) -> bool:
+    """Whether the process that drives the run still beats. On this host its process id is asked first."""
+    key = layout.run_heartbeat(name)
     try:
         beat = Heartbeat.from_bytes(store.read(key), key)
     except NotFound:

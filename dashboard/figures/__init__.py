@@ -1,0 +1,1 @@
+"""Records to numbers, numbers to charts. Nothing here knows Streamlit or the store."""
