@@ -7,10 +7,12 @@ import streamlit as st
 from dashboard import source
 from dashboard.views import predict, run, runs
 
+SIDEBAR_PX = 220
+
 
 def main() -> None:
     """Draws the page that the URL asks for: /runs, /run?name=…, /predict?run=…"""
-    st.set_page_config(page_title="tljobs", page_icon="🌱", layout="wide")
+    st.set_page_config(page_title="tljobs", page_icon="🌱", layout="wide", initial_sidebar_state=SIDEBAR_PX)
 
     def open_run(name: str) -> None:
         st.switch_page(run_page, query_params={"name": name})
@@ -24,10 +26,15 @@ def main() -> None:
     def show_run() -> None:
         run.page(open_predict)
 
-    runs_page = st.Page(show_runs, title="Runs", icon="📋", url_path="runs", default=True)
+    def show_home() -> None:
+        st.switch_page(runs_page)
+
+    # The default page has no path of its own in Streamlit, and /runs must work as a link.
+    home_page = st.Page(show_home, title="Home", url_path="home", default=True, visibility="hidden")
+    runs_page = st.Page(show_runs, title="Runs", icon="📋", url_path="runs")
     run_page = st.Page(show_run, title="Run", icon="📈", url_path="run")
     predict_page = st.Page(predict.page, title="Predict", icon="🔍", url_path="predict")
-    chosen = st.navigation([runs_page, run_page, predict_page])
+    chosen = st.navigation([home_page, runs_page, run_page, predict_page])
     _sidebar()
     chosen.run()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,22 +18,20 @@ if TYPE_CHECKING:
     from tljobs.results import PredictionRow
 
 MAX_OPEN_MODELS = 2  # each holds a TensorFlow process of its own
-PREDICT_TIMEOUT_S = 120.0  # the first call waits for TensorFlow to be imported
+PREDICT_TIMEOUT_S = 30.0  # without the start of the child, which imports TensorFlow
 MAX_KEPT_PREDICTIONS = 512
 
 
 class OpenModel:
-    """A child process with a model, and the folder it was opened from. One request at a time."""
+    """A child process with a model, and the folder it was opened from. Sessions share it: calls wait in turn."""
 
     def __init__(self, folder: tempfile.TemporaryDirectory[str]) -> None:
         self._folder = folder
         self._child = PredictChild(Path(folder.name))
-        self._lock = threading.Lock()
 
     def predict(self, data: bytes) -> PredictionRow:
         """The labels of one image file. Raises TljobsError when the child dies or takes too long."""
-        with self._lock:
-            return self._child.predict(data, PREDICT_TIMEOUT_S)
+        return self._child.predict(data, PREDICT_TIMEOUT_S)
 
     def close(self) -> None:
         """Ends the child and removes the folder."""

@@ -13,6 +13,8 @@ import pytest
 from images import make_class_folders
 from s3_server import S3Server, running_s3_server
 
+pytest.register_assert_rewrite("store_contract")
+
 # What a developer's shell may hold and no test should see: a real cluster, a real store, real keys.
 FOREIGN_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TLJOBS_STORE", "AWS_PROFILE", "AWS_ENDPOINT_URL")
 QUIET_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}

@@ -1,0 +1,59 @@
+"""tljobs: transfer-learning jobs on a Ray cluster. The verbs of the command line, as functions of the same specs.
+
+    from tljobs import PrepareSpec, TrainSpec, open_store, prepare, train
+
+    store = open_store("./tljobs-store")
+    prepare(PrepareSpec(source="./photos", name="birds"), store)
+    result = train(TrainSpec(dataset="birds"), store)
+
+Verbs are resolved when they are used, so that importing tljobs imports no heavy library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tljobs.errors import TljobsError
+from tljobs.specs import EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
+from tljobs.store import open_store
+
+if TYPE_CHECKING:
+    from tljobs.data.prepare import prepare
+    from tljobs.evaluation.evaluate import evaluate
+    from tljobs.serving.export import export
+    from tljobs.serving.predict import predict
+    from tljobs.training.job import train
+    from tljobs.tuning.job import tune
+
+_VERBS = {
+    "prepare": "tljobs.data.prepare",
+    "train": "tljobs.training.job",
+    "tune": "tljobs.tuning.job",
+    "evaluate": "tljobs.evaluation.evaluate",
+    "predict": "tljobs.serving.predict",
+    "export": "tljobs.serving.export",
+}
+
+__all__ = [
+    "EvaluateSpec",
+    "ExportSpec",
+    "PredictSpec",
+    "PrepareSpec",
+    "TljobsError",
+    "TrainSpec",
+    "TuneSpec",
+    "evaluate",
+    "export",
+    "open_store",
+    "predict",
+    "prepare",
+    "train",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(importlib.import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'tljobs' has no attribute {name!r}")

@@ -27,7 +27,7 @@ class TljobsError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.what}: {self.where}" if self.where else self.what
-        return f"{text}. {self.hint}" if self.hint else text
+        return f"{text.rstrip('.')}{'' if text.endswith(('?', '!')) else '.'} {self.hint}" if self.hint else text
 
 
 class UsageError(TljobsError):

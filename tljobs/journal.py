@@ -16,17 +16,18 @@ class Journal:
     def __init__(self, store: Store, event_key: Callable[[int], str]) -> None:
         self._store = store
         self._event_key = event_key
-        self._known: list[Event] = []
+        self._known: dict[int, Event] = {}  # by number: two threads that learn the same event learn it once
 
     def read(self) -> list[Event]:
         """All events so far, oldest first. Events already read are not read again: they never change."""
         while True:
-            key = self._event_key(len(self._known))
+            seq = len(self._known)
+            key = self._event_key(seq)
             try:
                 data = self._store.read(key)
             except NotFound:
-                return list(self._known)
-            self._known.append(Event.from_bytes(data, key))
+                return list(self._known.values())
+            self._known[seq] = Event.from_bytes(data, key)
 
     def append(self, kind: EventKind, *, attempt: int = 0, step: int = 0, data: dict[str, Any] | None = None) -> Event:
         """Writes the next event. When another writer took the number, tries the one after."""
@@ -39,5 +40,5 @@ class Journal:
                 self._store.create(self._event_key(seq), event.to_bytes())
             except NameTaken:
                 continue
-            self._known.append(event)
+            self._known[seq] = event
             return event

@@ -136,11 +136,6 @@ def run_own_validation(name: str, rank: int) -> str:
     return f"{run(name)}/own-validation/{rank:04}.safetensors"
 
 
-def run_ray(name: str) -> str:
-    """Folder that Ray Train and Ray Tune use for their own state; nothing of ours is read from there."""
-    return f"{run(name)}/ray"
-
-
 def searches_prefix() -> str:
     return "searches/"
 
@@ -164,7 +159,3 @@ def search_event(name: str, seq: int) -> str:
 def search_trials(name: str) -> str:
     """The result table of a finished search."""
     return f"{search(name)}/trials.parquet"
-
-
-def search_ray(name: str) -> str:
-    return f"{search(name)}/ray"

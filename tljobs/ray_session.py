@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,20 @@ def ray_session(store: Store) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def ray_storage(store: Store, key: str) -> Iterator[dict[str, Any]]:
+    """Where Ray Train and Ray Tune keep their own state, as arguments of their RunConfig: below `key`, on a local
+    store in a folder that goes afterwards. Nothing of ours is read from there."""
+    if isinstance(store, LocalStore):
+        base = store.root / key
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="ray-", dir=base, ignore_cleanup_errors=True) as folder:
+            yield {"storage_path": folder}
+        return
+    filesystem, root = store.filesystem()
+    yield {"storage_path": f"{root}/{key}/ray", "storage_filesystem": filesystem}
 
 
 def _start(ray: Any) -> None:

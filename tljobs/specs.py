@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Positional = Parameter(help="")
-
-
 class Spec(BaseModel):
-    """Base of all specs."""
+    """Base of all specs. Fields named in `positional` are arguments on the command line, all others options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    positional: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        for name, field in cls.model_fields.items():
+            field.kw_only = name not in cls.positional
 
     def digest(self, exclude: frozenset[str] = frozenset()) -> str:
         """SHA-256 of the request without the fields in `exclude` (those that do not change the result)."""
@@ -31,6 +35,8 @@ class Spec(BaseModel):
 @Parameter(name="*")
 class PrepareSpec(Spec):
     """Images and labels into a dataset."""
+
+    positional = ("source",)
 
     source: str = Field(description="Folder of class folders, also with train/val/test above them; local or s3://.")
     name: str = Field(description="Name of the dataset.")
@@ -55,6 +61,8 @@ class PrepareSpec(Spec):
 
 class FitSpec(Spec):
     """What `train` and `tune` share: everything but the learning rate and the depth."""
+
+    positional = ("dataset",)
 
     dataset: str = Field(description="Dataset: NAME, or NAME@VERSION.")
     name: str | None = Field(None, description="Name of the result (default: made from the request).")
@@ -138,6 +146,8 @@ class TuneSpec(FitSpec):
 class EvaluateSpec(Spec):
     """Scores of a run's model on a split."""
 
+    positional = ("run",)
+
     run: str = Field(description="Run whose model is evaluated.")
     split: Literal["train", "val", "test"] = Field("val", description="Split of the run's dataset.")
 
@@ -145,6 +155,8 @@ class EvaluateSpec(Spec):
 @Parameter(name="*")
 class PredictSpec(Spec):
     """Labels for images."""
+
+    positional = ("model", "inputs")
 
     model: str = Field(description="Run, or the folder of an exported model.")
     inputs: tuple[str, ...] = Field(description="Image files and folders; local or s3://.", min_length=1)
@@ -157,23 +169,8 @@ class PredictSpec(Spec):
 class ExportSpec(Spec):
     """A run's model as files."""
 
+    positional = ("run",)
+
     run: str = Field(description="Run whose model is exported.")
     format: Literal["keras"] = Field("keras", description="Format of the model.")
     out: str = Field(description="Folder to create.")
-
-
-def unknown_key_message(key: str, known: list[str]) -> str:
-    """'unknown field `unfreez`; did you mean `unfreeze`?'"""
-    import difflib
-
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"unknown field `{key}`" + (f"; did you mean `{close[0]}`?" if close else "")
-
-
-def field_names(spec: type[Spec]) -> list[str]:
-    return list(spec.model_fields)
-
-
-def defaults(spec: type[Spec]) -> dict[str, Any]:
-    """Field -> default, for printing; required fields are None."""
-    return {name: None if field.is_required() else field.default for name, field in spec.model_fields.items()}

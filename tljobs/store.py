@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import fs as pafs
 
-CONNECT_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 60
-MAX_ATTEMPTS = 5  # botocore's standard mode: exponential back-off with jitter between them
+MAX_ATTEMPTS = 8  # botocore's standard mode doubles its pauses from 0.05 s: a server that restarts is waited for
+CONFLICT_PAUSE_S = 0.05
 PROBE_KEY = ".conditional-put-probe"
 
 
@@ -139,17 +142,17 @@ class LocalStore(Store):
         entries: list[Entry] = []
         with self._errors(prefix):
             for folder, _, files in os.walk(base):
-                for name in files:
-                    path = Path(folder, name)
-                    if not name.startswith(".tmp-"):
+                for path in (Path(folder, name) for name in files if not name.startswith(".tmp-")):
+                    with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                         entries.append(Entry(path.relative_to(self.root).as_posix(), path.stat().st_size))
         return sorted(entries, key=lambda entry: entry.key)
 
     def folders(self, prefix: str) -> list[str]:
         base = self.root / prefix
-        if not base.is_dir():
-            return []
-        return sorted(path.name for path in base.iterdir() if path.is_dir() and any(path.iterdir()))
+        with self._errors(prefix):
+            if not base.is_dir():
+                return []
+            return sorted(path.name for path in base.iterdir() if path.is_dir() and any(path.iterdir()))
 
     def delete(self, key: str) -> None:
         with self._errors(key):
@@ -217,9 +220,14 @@ class S3Store(Store):
         return {**self.__dict__, "_client_cache": None}
 
     def read(self, key: str) -> bytes:
+        from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
         with self._errors(key):
-            body: bytes = self._client().get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
-            return body
+            for _ in range(MAX_ATTEMPTS - 1):
+                # botocore repeats requests, but not the reading of a body that breaks off.
+                with contextlib.suppress(IncompleteReadError, ResponseStreamingError):
+                    return self._get(key)
+            return self._get(key)
 
     def create(self, key: str, data: bytes) -> None:
         self._require_conditional_put()
@@ -255,6 +263,10 @@ class S3Store(Store):
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         return s3_filesystem(self.endpoint_url), "/".join(filter(None, (self.bucket, self.prefix)))
 
+    def _get(self, key: str) -> bytes:
+        body: bytes = self._client().get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
+        return body
+
     def _full(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
@@ -267,7 +279,7 @@ class S3Store(Store):
         """False if the key exists. A conflict (409) means that another conditional put is under way: try again."""
         from botocore.exceptions import ClientError
 
-        for _ in range(MAX_ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             with self._errors(key):
                 try:
                     self._client().put_object(Bucket=self.bucket, Key=self._full(key), Body=data, IfNoneMatch="*")
@@ -276,6 +288,7 @@ class S3Store(Store):
                     if status == 412:
                         return False
                     if status == 409:
+                        time.sleep(CONFLICT_PAUSE_S * 2**attempt * random.random())
                         continue
                     if error.response["Error"]["Code"] == "NotImplemented":
                         self._refuse_server()
@@ -356,8 +369,11 @@ def s3_filesystem(endpoint_url: str | None) -> pafs.FileSystem:
 
 def _s3_error(error: Any, where: str, endpoint_url: str | None) -> TljobsError:
     code = str(error.response.get("Error", {}).get("Code", ""))
-    if code in ("NoSuchKey", "404"):
+    if code == "NoSuchKey":
         return NotFound("no such object in the store", where)
+    if code == "404":
+        hint = f"Check the endpoint {endpoint_url or 'of AWS'}"
+        return Unreachable("what answers here is no S3 server", where, hint)
     if code == "NoSuchBucket":
         return Unreachable("there is no such bucket", where, "Create it, or check the endpoint and the name")
     if code in ("SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken", "AuthFailure"):

@@ -15,6 +15,10 @@ MAX_CLASSES = 40  # more rows cannot be read on a screen
 MAX_CLASSES_WITH_NUMBERS = 16
 SELECTION = "cell"
 
+CELL_PX, MIN_SIDE_PX, MAX_SIDE_PX = 60, 420, 720
+LABEL_PX = 150
+PICKED_COLOUR = "#d9822b"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -69,12 +73,14 @@ def _most_confused(matrix: np.ndarray[tuple[int, ...], np.dtype[np.int64]], limi
 def confusion_chart(matrix: Confusion, measure: Measure) -> alt.LayerChart:
     """A heat map. The point selection named SELECTION holds `true_index` and `predicted_index` of the clicked cell."""
     field, number = ("count:Q", "d") if measure == "counts" else ("share:Q", ".0%")
-    side_px = max(240, min(520, 56 * len(matrix.labels)))
+    side_px = max(MIN_SIDE_PX, min(MAX_SIDE_PX, CELL_PX * len(matrix.labels)))
     data = alt.Data(values=[asdict(cell) for cell in matrix.cells])
     picked = alt.selection_point(name=SELECTION, fields=["true_index", "predicted_index"], empty=False, toggle=False)
+    order = list(matrix.labels)
+    axis = {"labelLimit": LABEL_PX, "labelOverlap": False}
     base = alt.Chart(data).encode(
-        x=alt.X("predicted_label:N", sort=list(matrix.labels), title="predicted", axis=alt.Axis(labelAngle=-40)),
-        y=alt.Y("true_label:N", sort=list(matrix.labels), title="true"),
+        x=alt.X("predicted_label:N", sort=order, title="predicted", axis={**axis, "labelAngle": -40}),
+        y=alt.Y("true_label:N", sort=order, title="true", axis=axis),
     )
     heat = (
         base.mark_rect(cursor="pointer", stroke="#ffffff", strokeWidth=1)
@@ -96,6 +102,3 @@ def confusion_chart(matrix: Confusion, measure: Measure) -> alt.LayerChart:
         ink = alt.condition(alt.datum.share > 0.5, alt.value("#ffffff"), alt.value("#22303f"))
         layers.append(base.mark_text(fontSize=12).encode(text=alt.Text(field, format=number), color=ink))
     return alt.layer(*layers).properties(width=side_px, height=side_px)
-
-
-PICKED_COLOUR = "#d9822b"

@@ -18,7 +18,8 @@ MAX_POINTS = 600  # per line: more cannot be told apart, and the page stays ligh
 
 PART_COLOURS = {"train": "#8a94a6", "val": "#2f6fde"}
 BEST_COLOUR, RESUME_COLOUR = "#2e9e6b", "#d9822b"
-CHART_HEIGHT_PX = 280
+CHART_HEIGHT_PX = 320
+NAME_ROOM_PX = 22  # above and below the lines, for the names of phases and marks
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Band:
-    """A phase, from `start` to `end` on the x axis."""
+    """A phase, from `start` to `end` on the x axis; `number` counts from 0."""
 
+    number: int
     phase: str
     start: float
     end: float
@@ -128,7 +130,7 @@ def _bands(axis: Axis, steps: Sequence[StepRow], epochs: Sequence[EpochRow], end
         end = max(step for step, _ in rows)
         low, high = position(axis, start, ends), position(axis, end, ends)
         if high > low:
-            bands.append(Band(phase, low, high, (low + high) / 2))
+            bands.append(Band(len(bands), phase, low, high, (low + high) / 2))
         start = end
     return tuple(bands)
 
@@ -154,12 +156,12 @@ def _best(axis: Axis, epochs: Sequence[EpochRow], ends: Sequence[int], monitor: 
 
 def loss_chart(curves: Curves) -> alt.LayerChart:
     """Loss of training and validation images, with phases, resumes and the best epoch."""
-    return _chart(curves, curves.loss, "loss", alt.Axis(format=".2f"))
+    return _chart(curves, curves.loss, "loss", alt.Axis(format=".2f", tickMinStep=0.01))
 
 
 def accuracy_chart(curves: Curves) -> alt.LayerChart:
     """Accuracy of training and validation images, with phases, resumes and the best epoch."""
-    return _chart(curves, curves.accuracy, "accuracy", alt.Axis(format=".0%"))
+    return _chart(curves, curves.accuracy, "accuracy", alt.Axis(format=".0%", tickMinStep=0.01))
 
 
 def _chart(curves: Curves, points: Sequence[Point], title: str, y_axis: alt.Axis) -> alt.LayerChart:
@@ -170,7 +172,7 @@ def _chart(curves: Curves, points: Sequence[Point], title: str, y_axis: alt.Axis
         "part:N",
         title=None,
         scale=alt.Scale(domain=list(PART_COLOURS), range=list(PART_COLOURS.values())),
-        legend=alt.Legend(orient="bottom"),
+        legend=alt.Legend(orient="top"),
     )
     marks = {"point": alt.OverlayMarkDef(size=28)} if curves.axis == "epoch" else {}
     line = (
@@ -178,7 +180,7 @@ def _chart(curves: Curves, points: Sequence[Point], title: str, y_axis: alt.Axis
         .mark_line(strokeWidth=2, **marks)
         .encode(
             x=x,
-            y=alt.Y("value:Q", title=title, axis=y_axis, scale=alt.Scale(zero=False)),
+            y=alt.Y("value:Q", title=title, axis=y_axis, scale=alt.Scale(zero=False, padding=NAME_ROOM_PX)),
             color=colour,
             tooltip=[
                 alt.Tooltip("part:N", title="images"),
@@ -192,16 +194,18 @@ def _chart(curves: Curves, points: Sequence[Point], title: str, y_axis: alt.Axis
 
 
 def _band_layers(curves: Curves) -> list[alt.Chart]:
+    if not curves.bands:
+        return []
     data = _values(curves.bands)
     tooltip = [alt.Tooltip("phase:N", title="phase")]
     area = (
         alt.Chart(data)
-        .mark_rect(opacity=0.10)
+        .mark_rect()
         .encode(
             x="start:Q",
             x2="end:Q",
             color=alt.value("#8a94a6"),
-            stroke=alt.value("#8a94a6"),
+            opacity=alt.condition(alt.datum.number % 2 == 0, alt.value(0.06), alt.value(0.16)),
             tooltip=tooltip,
         )
     )
@@ -214,6 +218,8 @@ def _band_layers(curves: Curves) -> list[alt.Chart]:
 
 
 def _mark_layers(curves: Curves) -> list[alt.Chart]:
+    if not curves.marks:
+        return []
     data = _values(curves.marks)
     colour = alt.condition(alt.datum.kind == "best", alt.value(BEST_COLOUR), alt.value(RESUME_COLOUR))
     tooltip = [alt.Tooltip("text:N", title="mark")]
@@ -221,7 +227,7 @@ def _mark_layers(curves: Curves) -> list[alt.Chart]:
     name = (
         alt.Chart(data)
         .mark_text(baseline="bottom", align="right", dx=-4, fontSize=11)
-        .encode(x="x:Q", y=alt.value(CHART_HEIGHT_PX - 6), text="kind:N", color=colour, tooltip=tooltip)
+        .encode(x="x:Q", y=alt.value(alt.expr("height - 5")), text="kind:N", color=colour, tooltip=tooltip)
     )
     return [rule, name]
 

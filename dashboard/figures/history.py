@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tljobs.records import Event, StepRow
+from tljobs.records import Event, PhasePlan, StepRow
 from tljobs.runs import Run
 
 
@@ -49,9 +49,22 @@ def setting_rows(spec: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"setting": name, "value": "" if value is None else str(value)} for name, value in spec.items()]
 
 
+def plan_rows(run: Run) -> list[dict[str, Any]]:
+    """One row per phase that has begun, with the fields of records.PhasePlan."""
+    return [{name: phase.get(name) for name in PhasePlan.model_fields} for phase in run.plan]
+
+
+def total_steps(run: Run) -> int:
+    """Steps of the whole run: those of an epoch times the epochs asked for; 0 while no phase has begun."""
+    if not run.plan:
+        return 0
+    first = run.plan[0]
+    return int(first["steps"]) // int(first["epochs"]) * int(run.record.spec["epochs"])
+
+
 def progress(run: Run, steps: Sequence[StepRow]) -> Progress:
     """Where training stands, from the newest step that was recorded and the steps of the plan."""
-    total = sum(int(phase.get("steps", 0)) for phase in run.plan)
+    total = total_steps(run)
     if not steps:
         return Progress("starting", 0.0 if total else None)
     newest = steps[-1]

@@ -45,14 +45,17 @@ def filter_rows(
 
 
 def duration_s(run: Run, now: datetime.datetime) -> float:
-    """Seconds that the attempts took; the one that is running counts up to `now`."""
-    total = 0.0
-    for attempt in range(1, run.attempt + 1):
-        moments = [datetime.datetime.fromisoformat(each.time_utc) for each in run.events if each.attempt == attempt]
-        if moments:
-            end = now if attempt == run.attempt and run.status == "running" else max(moments)
-            total += (end - min(moments)).total_seconds()
-    return total
+    """Seconds that the attempts took, each from its start to its last event; a running one counts up to `now`."""
+    total, began, last = 0.0, None, None
+    for event in run.events:
+        moment = datetime.datetime.fromisoformat(event.time_utc)
+        if event.kind == "attempt_started":
+            total += (last - began).total_seconds() if began and last else 0.0
+            began = moment
+        last = moment
+    if began is None or last is None:
+        return total
+    return total + ((now if run.status == "running" else last) - began).total_seconds()
 
 
 def duration_text(seconds: float) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+WIDTH_PX = 420
+
 
 def choose(label: str, options: Sequence[str], parameter: str) -> str | None:
     """The chosen option; the URL's query parameter follows it.
@@ -16,7 +18,7 @@ def choose(label: str, options: Sequence[str], parameter: str) -> str | None:
     asked = st.query_params.get(parameter)
     default = options[0] if options and asked is None else asked
     index = options.index(default) if default in options else None
-    chosen = st.selectbox(label, options, index=index, placeholder="Choose one")
+    chosen = st.selectbox(label, options, index=index, placeholder="Choose one", width=WIDTH_PX)
     if chosen is None:
         return asked
     if chosen != asked:

@@ -114,5 +114,5 @@ def _images(at: Address, report: EvaluationReport, shown: Sequence[gallery.Shown
             with st.container(width=THUMBNAIL_PX, gap="xsmall"):
                 alt = f"{each.label} predicted as {each.predicted}"
                 st.image(image, width=THUMBNAIL_PX, alt=alt)
-                # st.text shows labels and file names literally.
-                st.text(f"{each.label} → {each.predicted} ({each.probability:.0%})", help=plain(each.uri))
+                st.text(f"{each.label} → {each.predicted} ({each.probability:.0%})")
+                st.caption(plain(each.uri.rpartition("/")[2]))

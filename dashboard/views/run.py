@@ -38,15 +38,17 @@ ENDINGS = {
 def page(open_predict: Callable[[str], None]) -> None:
     """Draws the page of the run that the URL names. `open_predict` leaves it for predictions with its model."""
     at = source.address()
-    name = choose("Run", [run.name for run in source.list_runs(at)], "name")
+    chooser = st.container(horizontal=True, vertical_alignment="bottom")
+    with chooser:
+        name = choose("Run", [run.name for run in source.list_runs(at)], "name")
     if name is None:
         messages.empty_store(at.uri)
         return
     run = source.open_run(at, name)
+    if run.status == "finished" and chooser.button("Predict with this model", key="predict"):
+        open_predict(name)
     # The run's own part refreshes itself only while there is something to come.
     st.fragment(_progress, run_every=REFRESH_S if run.status == "running" else None)(at, name, run.status)
-    if run.status == "finished" and st.button("Predict with this model", key="predict"):
-        open_predict(name)
     evaluation.section(at, run)
     _records(run)
 
@@ -70,7 +72,9 @@ def _progress(at: Address, name: str, drawn_status: str) -> None:
     if not steps and not epochs:
         st.caption("Nothing measured yet.")
         return
-    axis = st.segmented_control("By", get_args(curves.Axis), default="epoch", required=True, key="axis")
+    # Before the first epoch has ended there are only steps to see.
+    default: curves.Axis = "epoch" if epochs else "step"
+    axis = st.segmented_control("By", get_args(curves.Axis), default=default, required=True, key=f"by-{default}")
     monitor = str(run.record.spec.get("monitor", "val_accuracy"))
     lines = curves.learning_curves(steps, epochs, run.events, monitor, "step" if axis == "step" else "epoch")
     left, right = st.columns(2, gap="medium")
@@ -91,7 +95,7 @@ def _header(run: Run) -> None:
         for split, values in run.scores.items():
             score = scores.accuracy_text(values)
             if score:
-                _score(f"{split} accuracy", score.value, score.interval)
+                _score(f"{split.capitalize()} accuracy", score.value, score.interval)
         now = datetime.datetime.now(datetime.UTC)
         _score("Duration", duration_text(duration_s(run, now)), f"attempts: {run.attempt}")
 
@@ -101,22 +105,34 @@ def _score(label: str, value: str, note: str) -> None:
 
 
 def _records(run: Run) -> None:
-    st.subheader("Plan and configuration")
+    st.subheader("Plan")
+    if run.plan:
+        st.dataframe(
+            history.plan_rows(run), key="plan", hide_index=True, column_config=_plan_columns(), alt="Phases of the run"
+        )
+    else:
+        st.caption("No phase has begun yet.")
     left, right = st.columns(2, gap="medium")
     with left:
-        if run.plan:
-            st.dataframe(run.plan, key="plan", hide_index=True, alt="Phases of the run")
-        else:
-            st.caption("There is no plan before the first attempt.")
-        st.caption("History, newest first")
+        st.subheader("History")
         st.dataframe(
             [asdict(row) for row in history.event_rows(run.events)],
             key="history",
             hide_index=True,
-            height=300,
             column_config={"time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss", timezone="UTC")},
             alt="History of the run",
         )
     with right:
+        st.subheader("Configuration")
         rows = history.setting_rows(run.record.spec)
-        st.dataframe(rows, key="configuration", hide_index=True, height=470, alt="Configuration of the run")
+        st.dataframe(rows, key="configuration", hide_index=True, alt="Configuration of the run")
+
+
+def _plan_columns() -> dict[str, Any]:
+    column = st.column_config
+    return {
+        "name": "phase",
+        "learning_rate": column.NumberColumn("learning rate", format="%g"),
+        "trainable_parameters": column.NumberColumn("trainable parameters", format="localized"),
+        "frozen_parameters": column.NumberColumn("frozen parameters", format="localized"),
+    }

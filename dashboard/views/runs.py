@@ -43,6 +43,7 @@ def _table(open_run: Callable[[str], None]) -> None:
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
         hide_index=True,
+        placeholder="–",
         column_order=COLUMNS,
         column_config=_column_config(),
         height=min(38 + 35 * len(rows), 720),
@@ -86,14 +87,14 @@ def _cells(row: RunRow) -> dict[str, Any]:
 def _column_config() -> dict[str, Any]:
     column = st.column_config
     return {
-        "run": column.TextColumn("Run", width="medium"),
+        "run": column.TextColumn("Run", width=180),
         "status": column.TextColumn("Status"),
         "dataset": column.TextColumn("Dataset"),
         "backbone": column.TextColumn("Backbone"),
-        "unfreeze": column.TextColumn("Unfreeze"),
-        "learning_rate": column.NumberColumn("Learning rate", format="%g"),
-        "val": column.NumberColumn("Val accuracy", format="percent"),
-        "test": column.NumberColumn("Test accuracy", format="percent"),
+        "unfreeze": column.TextColumn("Unfreeze", width=80),
+        "learning_rate": column.NumberColumn("Rate", format="%g"),
+        "val": column.NumberColumn("Val acc.", format="percent"),
+        "test": column.NumberColumn("Test acc.", format="percent"),
         "started": column.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
         "minutes": column.NumberColumn("Duration (min)", format="%.1f"),
     }

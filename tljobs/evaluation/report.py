@@ -9,6 +9,7 @@ import hashlib
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from tljobs import layout
@@ -99,7 +100,7 @@ def predictions_table(predictions: SplitPredictions, uris: dict[str, str]) -> pa
         raise InputRefused(f"{len(missing)} images are not in the dataset's index", missing[0], "Prepare it again")
     probabilities = predictions.probabilities
     count, classes = probabilities.shape
-    starts = pa.array(range(0, (count + 1) * classes, classes), pa.int32())
+    starts = pa.array(np.arange(count + 1, dtype=np.int32) * classes)
     columns = [
         pa.array(predictions.ids, pa.string()),
         pa.array([uris[each] for each in predictions.ids], pa.string()),
@@ -136,5 +137,11 @@ def _commit(store: Store, report: EvaluationReport, predictions: bytes) -> Evalu
     # Left by an attempt that ended before it published its model: nothing refers to it.
     store.delete(key)
     store.put(report.predictions.key, predictions)
-    store.create(key, report.to_bytes())
+    try:
+        store.create(key, report.to_bytes())
+    except NameTaken:
+        found = existing(store, report.run, report.evaluation, report.model_sha256)
+        if found is None:
+            raise
+        return found
     return report

@@ -1,11 +1,11 @@
-"""Stopping a run on request: SIGTERM and Ctrl-C of the driver become an event in the store, which the workers see."""
+"""Stopping on request: SIGTERM and Ctrl-C of the driver become an event in the store, which the workers see."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from tljobs.errors import UsageError
@@ -18,12 +18,16 @@ def request_stop(store: Store, name: str) -> None:
     run = open_run(store, name)
     if run.status != "running":
         raise UsageError(f"the run is not running but {run.status}", name)
-    run_journal(store, name).append("stop_requested", attempt=run.attempt, data={"by": "command"})
+    ask_to_stop(store, name, by="command")
+
+
+def ask_to_stop(store: Store, name: str, *, by: str) -> None:
+    run_journal(store, name).append("stop_requested", data={"by": by})
 
 
 @contextlib.contextmanager
-def stop_on_signal(store: Store, name: str) -> Iterator[threading.Event]:
-    """Inside, SIGTERM and SIGINT ask the run to save and stop; a second SIGINT interrupts at once.
+def stop_on_signal(ask: Callable[[], None]) -> Iterator[threading.Event]:
+    """Inside, SIGTERM and SIGINT call `ask` once, in a thread; a second SIGINT interrupts at once.
 
     Must be entered after `ray.init()`, whose own handlers would end the process after 3 s.
     """
@@ -38,7 +42,7 @@ def stop_on_signal(store: Store, name: str) -> Iterator[threading.Event]:
     def tell() -> None:
         asked.wait()
         if not closing.is_set():
-            run_journal(store, name).append("stop_requested", data={"by": "signal"})
+            ask()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     # The event is written by a thread: a handler may interrupt the main thread in the middle of another write.

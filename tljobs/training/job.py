@@ -7,7 +7,6 @@ TF_CONFIG and replaces them when they die; checkpoints, metrics and history are 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,13 @@ from tljobs import layout
 from tljobs.backbones.registry import backbone
 from tljobs.errors import NotFound, Stopped, TljobsError, Unreachable, UsageError
 from tljobs.progress import Reporter
-from tljobs.ray_session import ray_session
+from tljobs.ray_session import ray_session, ray_storage
 from tljobs.records import DatasetManifest, FileInfo, ModelRecord, RunRecord, new_token
 from tljobs.results import TrainResult
 from tljobs.runs import Run, open_dataset, open_run, run_journal
 from tljobs.specs import TrainSpec
-from tljobs.store import LocalStore, S3Store, Store
-from tljobs.training.control import stop_on_signal
+from tljobs.store import Store
+from tljobs.training.control import ask_to_stop, stop_on_signal
 from tljobs.training.plan import TrainingPlan, make_plan
 from tljobs.training.reserve import find_reserved, reserve
 from tljobs.training.resources import worker_resources
@@ -136,7 +135,7 @@ def _train_reserved(spec: TrainSpec, store: Store, reporter: Reporter, manifest:
     data = store.read(layout.dataset_manifest(manifest.name, manifest.version))
     run = reserve(store, spec, manifest, hashlib.sha256(data).hexdigest()).run
     task = WorkerTask(spec, store, manifest, run.name)
-    with heartbeat(store, run.name), ray_session(store), stop_on_signal(store, run.name):
+    with heartbeat(store, run.name), ray_session(store), stop_on_signal(lambda: ask_to_stop(store, run.name, by="signal")):
         with _failure_recorded(store, run.name), _progress_shown(store, run.name, reporter):
             file = published_file(store, run.name) or _run_workers(task)
             _finish(task, file)
@@ -150,7 +149,7 @@ def _run_workers(task: WorkerTask) -> FileInfo:
     from ray.train.tensorflow import TensorflowTrainer
 
     resources = _resources(task.spec)
-    with _ray_storage(task) as storage:
+    with ray_storage(task.store, layout.run(task.run)) as storage:
         trainer = TensorflowTrainer(
             train_worker,
             train_loop_config={"task": task},
@@ -232,19 +231,6 @@ def _resources(spec: TrainSpec) -> dict[str, float]:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return worker_resources(nodes, spec.workers, spec.device, can_grow="RAY_ADDRESS" in os.environ and len(nodes) > 1)
-
-
-@contextmanager
-def _ray_storage(task: WorkerTask) -> Iterator[dict[str, Any]]:
-    """Where Ray Train keeps its own state: beside the run, or for one host in a folder that goes afterwards."""
-    if isinstance(task.store, S3Store):
-        filesystem, root = task.store.filesystem()
-        yield {"storage_path": f"{root}/{layout.run_ray(task.run)}", "storage_filesystem": filesystem}
-        return
-    assert isinstance(task.store, LocalStore)
-    base = task.store.root / layout.run(task.run)
-    with tempfile.TemporaryDirectory(prefix="ray-", dir=base, ignore_cleanup_errors=True) as folder:
-        yield {"storage_path": folder}
 
 
 def _finish(task: WorkerTask, file: FileInfo) -> None:
