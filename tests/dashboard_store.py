@@ -370,7 +370,7 @@ def predictions_table(split: str, predicted: Sequence[int]) -> pa.Table:
     return pa.table(
         {
             "id": [f"{split}-{row:04}" for row in rows],
-            "uri": [f"/photos/{split}/<b>{row}</b> *a*.jpg" for row in rows],
+            "uri": [f"/photos/{split}/<i>{row} *a* --> :smile: $x$.jpg" for row in rows],
             "label": pa.array([row % len(CLASSES) for row in rows], pa.int32()),
             "predicted": pa.array(predicted, pa.int32()),
             "probabilities": pa.array(probabilities, pa.list_(pa.float32())),

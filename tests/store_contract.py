@@ -35,7 +35,7 @@ class StoreContract:
 
     def test_creating_other_bytes_under_a_taken_key_is_refused_and_changes_nothing(self, store: Store) -> None:
         store.create("runs/a/run.json", b"one")
-        with pytest.raises(NameTaken, match="runs/a/run.json"):
+        with pytest.raises(NameTaken, match="runs/a/run"):
             store.create("runs/a/run.json", b"two")
         assert store.read("runs/a/run.json") == b"one"
 
@@ -52,9 +52,9 @@ class StoreContract:
 
     def test_a_missing_key_is_not_found(self, store: Store) -> None:
         assert not store.exists("runs/a/run.json")
-        with pytest.raises(NotFound, match="runs/a/run.json"):
+        with pytest.raises(NotFound, match="runs/a/run"):
             store.read("runs/a/run.json")
-        with pytest.raises(NotFound, match="runs/a/run.json"):
+        with pytest.raises(NotFound, match="runs/a/run"):
             store.open_input("runs/a/run.json")
 
     def test_a_folder_is_no_object(self, store: Store) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from tljobs.evaluation.evaluate import evaluate
     from tljobs.serving.export import export
     from tljobs.serving.predict import predict
-    from tljobs.training.job import train
+    from tljobs.training.train import train
     from tljobs.tuning.job import tune
 
 _VERBS = {
     "prepare": "tljobs.data.prepare",
-    "train": "tljobs.training.job",
+    "train": "tljobs.training.train",
     "tune": "tljobs.tuning.job",
     "evaluate": "tljobs.evaluation.evaluate",
     "predict": "tljobs.serving.predict",

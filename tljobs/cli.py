@@ -80,7 +80,7 @@ def train(spec: TrainSpec, *, dry_run: DryRun = False, common: Common = Common()
     tljobs train birds --unfreeze 3 --epochs 20 --workers 4
     tljobs train birds --unfreeze head --learning-rate 3e-3
     """
-    from tljobs.training.job import train as verb
+    from tljobs.training.train import train as verb
 
     return _print_result(verb(spec, common.open(), Console(), dry_run=dry_run), common)
 
@@ -223,7 +223,7 @@ def runs_resume(run: str, *, common: Common = Common()) -> int:
 
     tljobs runs resume RUN
     """
-    from tljobs.training.job import resume
+    from tljobs.training.train import resume
 
     return _print_result(resume(common.open(), run, Console()), common)
 

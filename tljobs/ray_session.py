@@ -63,9 +63,7 @@ def _start(ray: Any) -> None:
             hint = "Start it (`ray start --head`), or unset RAY_ADDRESS to run on this machine alone"
             raise Unreachable("no Ray cluster answers", address, f"{hint} ({error})") from error
         return
-    ray.init(
-        address="local", include_dashboard=False, object_store_memory=EMBEDDED_OBJECT_STORE_BYTES, **quiet
-    )
+    ray.init(address="local", include_dashboard=False, object_store_memory=EMBEDDED_OBJECT_STORE_BYTES, **quiet)
 
 
 def _check_store_is_shared(ray: Any, store: Store) -> None:
@@ -78,13 +76,13 @@ def _check_store_is_shared(ray: Any, store: Store) -> None:
     key = f".shared-mount-probe-{secrets.token_hex(8)}"
     store.put(key, b"1")
 
-    @ray.remote(num_cpus=0)
     def sees() -> bool:
         return store.exists(key)
 
-    pinned = [sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    task = ray.remote(num_cpus=0)(sees)
+    pinned = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
     try:
-        if not all(ray.get([task.remote() for task in pinned], timeout=60)):
+        if not all(ray.get([each.remote() for each in pinned], timeout=60)):
             raise UsageError(
                 "a local folder as store serves one host, and this cluster has several",
                 store.uri,

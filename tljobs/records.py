@@ -34,9 +34,12 @@ def classes_digest(classes: tuple[str, ...]) -> str:
 
 
 class Record(BaseModel):
-    """A persisted record. `to_bytes` and `from_bytes` are the only ways into and out of the store."""
+    """A persisted record. `to_bytes` and `from_bytes` are the only ways into and out of the store.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    A loss may be NaN or infinite; it is written as Python's json module writes it (NaN, Infinity), not as null.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     schema_version: int = 1
 
@@ -49,7 +52,8 @@ class Record(BaseModel):
         try:
             record = cls.model_validate_json(data)
         except ValidationError as error:
-            raise InputRefused(f"damaged {cls.__name__}", where, "The object was changed after it was written") from error
+            hint = "The object was changed after it was written"
+            raise InputRefused(f"damaged {cls.__name__}", where, hint) from error
         known = cls.model_fields["schema_version"].default
         if record.schema_version > known:
             raise InputRefused(
@@ -61,7 +65,7 @@ class Record(BaseModel):
 class Part(BaseModel):
     """A piece of a record."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class FileInfo(Part):

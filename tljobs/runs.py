@@ -199,7 +199,8 @@ def run_model(store: Store, name: str) -> ModelRecord:
     try:
         return ModelRecord.from_bytes(store.read(key), key)
     except NotFound:
-        raise NotFound("the run has no model", name, "A run has one when it is finished: see `tljobs runs show`") from None
+        hint = "A run has one when it is finished: see `tljobs runs show`"
+        raise NotFound("the run has no model", name, hint) from None
 
 
 def _try_open_run(store: Store, name: str) -> Run | None:
@@ -218,7 +219,7 @@ def _status(store: Store, name: str, events: tuple[Event, ...]) -> Status:
         if event.kind == "attempt_started":
             break
         if event.kind in ("finished", "failed", "stopped"):
-            return event.kind  # type: ignore[return-value]
+            return event.kind
     if is_alive(store, name):
         return "running"
     return "interrupted" if events else "created"
@@ -260,8 +261,8 @@ class Search:
 
     @property
     def status(self) -> Status:
-        if any(event.kind == "finished" for event in self.events):
-            return "finished"
+        if self.events and self.events[-1].kind in ("finished", "stopped"):
+            return self.events[-1].kind  # type: ignore[return-value]
         if any(trial.status == "running" for trial in self.trials):
             return "running"
         return "interrupted" if self.trials else "created"

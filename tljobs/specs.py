@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+
 class Spec(BaseModel):
     """Base of all specs. Fields named in `positional` are arguments on the command line, all others options."""
 
@@ -71,9 +72,7 @@ class FitSpec(Spec):
     image_size: int | None = Field(
         None, ge=32, le=2048, description="Network input in pixels (default: as the dataset was prepared)."
     )
-    head: str = Field(
-        "linear", description="Head: linear, hidden units such as 512,256, or package.module:function."
-    )
+    head: str = Field("linear", description="Head: linear, hidden units such as 512,256, or package.module:function.")
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout before the last layer of the head.")
     epochs: int = Field(10, ge=1, description="Epochs in all, over all phases.")
     head_epochs: int = Field(3, ge=0, description="Of these, epochs of the head alone (phase 1).")

@@ -29,6 +29,7 @@ CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 60
 MAX_ATTEMPTS = 8  # botocore's standard mode doubles its pauses from 0.05 s: a server that restarts is waited for
 CONFLICT_PAUSE_S = 0.05
+Names = list[str]  # inside Store, `list` is the method
 PROBE_KEY = ".conditional-put-probe"
 
 
@@ -62,7 +63,7 @@ class Store(ABC):
         """All objects below `prefix` (which ends with '/'), sorted by key."""
 
     @abstractmethod
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Names:
         """Names directly below `prefix` (which ends with '/') that have something below them, sorted."""
 
     @abstractmethod
@@ -134,7 +135,7 @@ class LocalStore(Store):
     def put(self, key: str, data: bytes) -> None:
         path = self.root / key
         with self._errors(key):
-            os.replace(self._write_temporary(path, data), path)
+            self._write_temporary(path, data).replace(path)
             _sync_folder(path.parent)
 
     def list(self, prefix: str) -> list[Entry]:
@@ -147,7 +148,7 @@ class LocalStore(Store):
                         entries.append(Entry(path.relative_to(self.root).as_posix(), path.stat().st_size))
         return sorted(entries, key=lambda entry: entry.key)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Names:
         base = self.root / prefix
         with self._errors(prefix):
             if not base.is_dir():
@@ -187,7 +188,7 @@ class LocalStore(Store):
         except (FileNotFoundError, IsADirectoryError) as error:
             raise NotFound("no such object in the store", where) from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise Unreachable("no space left in the store", where, "Free some space and run it again") from error
             raise Unreachable("the store cannot be used", where, error.strerror or str(error)) from error
 
@@ -247,7 +248,7 @@ class S3Store(Store):
                 entries.extend(Entry(item["Key"][cut:], item["Size"]) for item in page.get("Contents", []))
         return sorted(entries, key=lambda entry: entry.key)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Names:
         cut = len(self._full(prefix))
         names: set[str] = set()
         with self._errors(prefix):

@@ -43,9 +43,7 @@ def sample_seeds(seed: int, epoch: int, sample: Any) -> Any:
 
 def _random_window(shape_px: Any, sample_seed: Any) -> Any:
     """int32 (4,): top, left, height, width of a crop with random area, aspect ratio and place."""
-    area, ratio, place = (
-        tf.random.stateless_uniform((2,), seed=sample_seed + (0, stream)) for stream in range(3)
-    )
+    area, ratio, place = (tf.random.stateless_uniform((2,), seed=sample_seed + (0, stream)) for stream in range(3))
     height, width = shape_px[0], shape_px[1]
     target = height * width * (MIN_AREA + (1 - MIN_AREA) * area[0])
     low, high = tf.math.log(ASPECT_RATIOS[0]), tf.math.log(ASPECT_RATIOS[1])

@@ -85,7 +85,8 @@ def check_reachable(archive: Archive, answer_s: float) -> None:
 
     def length() -> str | None:
         with urllib.request.urlopen(request, timeout=answer_s) as response:
-            return response.headers.get("Content-Length")
+            claimed: str | None = response.headers.get("Content-Length")
+            return claimed
 
     try:
         answered = _within(answer_s, length)

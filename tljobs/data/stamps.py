@@ -166,7 +166,7 @@ def backdrop(textures: Sequence[Texture], size_px: int, random: np.random.Genera
         weight = np.linspace(0, 1, size_px)[:, None, None]
         gradient = np.broadcast_to(top * (1 - weight) + bottom * weight, (size_px, size_px, 3))
         return Image.fromarray(gradient.astype(np.uint8))
-    texture = textures[random.integers(len(textures))]
+    texture = textures[int(random.integers(len(textures)))]
     y, x = random.integers(0, np.subtract(texture.shape, TEXTURE_CROP_PX) + 1)
     piece = Image.fromarray(texture[y : y + TEXTURE_CROP_PX, x : x + TEXTURE_CROP_PX]).resize((size_px, size_px))
     return Image.fromarray((np.asarray(piece)[:, :, None] * random.uniform(0.5, 1, 3)).astype(np.uint8))

@@ -77,7 +77,7 @@ def _write_jsonl(rows: Iterator[PredictionRow], stream: TextIO) -> None:
 
 
 def _write_csv(rows: Iterator[PredictionRow], stream: TextIO) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream)  # RFC 4180 line ends; with others a carriage return in a name would go unquoted
     writer.writerow(CSV_COLUMNS)
     for row in rows:
         top = json.dumps(row.top, ensure_ascii=False) if row.top else ""

@@ -107,6 +107,15 @@ def newest_good(store: Store, run: str) -> tuple[CheckpointCommit | None, list[s
     return None, skipped
 
 
+def best(store: Store, run: str) -> CheckpointCommit:
+    """The checkpoint of the run's best epoch. Raises InputRefused when no epoch was completed."""
+    newest, _ = newest_good(store, run)
+    found = LoopState.model_validate(newest.loop_state).best if newest else None
+    if found is None:
+        raise InputRefused("no epoch of the run was completed", run, f"Go on: tljobs runs resume {run}")
+    return read_commit(store, run, found.step, found.attempt)
+
+
 def read_commit(store: Store, run: str, step: int, attempt: int) -> CheckpointCommit:
     key = layout.run_checkpoint_commit(run, step, attempt)
     return CheckpointCommit.from_bytes(store.read(key), key)
@@ -117,7 +126,8 @@ def read_state(store: Store, commit: CheckpointCommit) -> dict[str, npt.NDArray[
     data = store.read(commit.state.key)
     if len(data) != commit.state.size_bytes or hashlib.sha256(data).hexdigest() != commit.state.sha256:
         raise InputRefused("damaged checkpoint", commit.state.key, "An older one is used if there is one")
-    return safetensors.numpy.load(data)
+    arrays: dict[str, npt.NDArray[Any]] = safetensors.numpy.load(data)
+    return arrays
 
 
 def restore(arrays: dict[str, npt.NDArray[Any]], variables: Sequence[Any]) -> None:

@@ -24,7 +24,6 @@ from tljobs.serving.replay import compare, predict_split
 from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training import checkpoint
-from tljobs.training.metrics import LoopState
 from tljobs.training.plan import make_plan
 from tljobs.training.reserve import environment
 
@@ -47,9 +46,8 @@ def finish_run(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpe
 
 
 def _draft(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec, file: FileInfo) -> ModelRecord:
-    commit, _ = checkpoint.newest_good(store, run)
-    best = LoopState.model_validate(commit.loop_state).best if commit else None
     record = open_run(store, run).record
+    best = checkpoint.best(store, run)
     return ModelRecord(
         run=run,
         file=file,
@@ -64,7 +62,7 @@ def _draft(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec, f
         dataset=manifest.name,
         version=manifest.version,
         manifest_sha256=record.manifest_sha256,
-        checkpoint_step=best.step if best else 0,
+        checkpoint_step=best.position.step,
         scores={},
         replay=NOT_REPLAYED,
         environment=environment(),

@@ -15,12 +15,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import safetensors.numpy
-import tensorflow as tf
 
 from tljobs import layout
 from tljobs.backbones.network import CutNetwork, Network, build_network, check_input_range, cut_network
 from tljobs.data.feed import EvalFeed, TrainFeed
-from tljobs.errors import InputRefused
 from tljobs.records import CheckpointCommit, DatasetManifest, EpochRow, FileInfo, PhasePlan, Position, StepRow
 from tljobs.runs import run_journal
 from tljobs.specs import TrainSpec
@@ -339,17 +337,14 @@ def phase_plan(plan: TrainingPlan, phase: Phase, cut: CutNetwork) -> PhasePlan:
 
 def _finish(session: _Session, export: Callable[[Network], FileInfo | None]) -> Outcome:
     """Loads the best checkpoint and leaves this worker's validation probabilities for the replay of the model."""
-    commit, _ = checkpoint.newest_good(session.store, session.run)
-    best = LoopState.model_validate(commit.loop_state).best if commit else None
-    if best is None:
-        raise InputRefused("no epoch was completed", session.run, "Raise --epochs")
-    _load_best(session, best)
+    commit = checkpoint.best(session.store, session.run)
+    checkpoint.restore(checkpoint.read_state(session.store, commit), session.network.model.variables)
     result = validate(session.network, session.val_feed, session.sum_over_workers)
     write_own_validation(session.store, session.run, session.workers.place.rank, result)
     session.watchdog.progress()
     file = export(session.network) if session.workers.is_first else None
     session.sum_over_workers(np.ones(1))  # nobody leaves before all have written
-    return Outcome("trained", best.step, file)
+    return Outcome("trained", commit.position.step, file)
 
 
 def write_own_validation(store: Store, run: str, rank: int, result: Validation) -> None:
@@ -371,5 +366,3 @@ def _optimizer(spec: TrainSpec) -> keras.optimizers.Optimizer:
     if spec.optimizer == "sgd":
         return keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, **clip)
     return keras.optimizers.Adam(1e-3, **clip)
-
-

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 
-from tljobs import layout
 from tljobs.data.feed import Place
 from tljobs.errors import TljobsError
-from tljobs.records import Heartbeat, now_utc
-from tljobs.runs import HEARTBEAT_EVERY_S, run_journal
+from tljobs.runs import run_journal
 from tljobs.store import Store
 
 STOP_POLL_S = 2.0
@@ -31,7 +27,7 @@ class Workers:
     """This process's place, its strategy, and a way for rank 0 to tell the others (None for one process)."""
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
     broadcast_from_rank_zero: Callable[[Any], Any] = lambda value: value
 
     @property
@@ -72,32 +68,6 @@ class StopFlag:
             asked = any(event.kind == "stop_requested" and event.seq > own for event in events)
             if asked or started[-1] != own:
                 self._flag.set()
-
-
-@contextmanager
-def heartbeat(store: Store, run: str) -> Iterator[None]:
-    """Beats while inside, so that others see the run as alive."""
-    done = threading.Event()
-
-    def beat() -> None:
-        record = Heartbeat(host=socket.gethostname(), pid=os.getpid(), time_utc=now_utc())
-        store.put(layout.run_heartbeat(run), record.to_bytes())
-
-    def loop() -> None:
-        while not done.wait(HEARTBEAT_EVERY_S):
-            try:
-                beat()
-            except TljobsError as error:
-                print(f"heartbeat of {run}: {error}", file=sys.stderr)
-
-    beat()
-    thread = threading.Thread(target=loop, daemon=True, name="heartbeat")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 class Watchdog:

@@ -22,9 +22,10 @@ from tljobs.runs import Search, open_dataset, open_run, open_search, run_metrics
 from tljobs.specs import NOT_PART_OF_REQUEST, TuneSpec
 from tljobs.store import Store
 from tljobs.training.control import ask_to_stop, stop_on_signal
-from tljobs.training.job import check, finish_in_clean_process
+from tljobs.training.job import finish_in_clean_process
 from tljobs.training.reserve import environment
 from tljobs.training.resources import worker_resources
+from tljobs.training.train import check
 from tljobs.tuning.space import Trial, train_spec, trials_of
 from tljobs.tuning.table import best_of, score_table, trial_result, trials_parquet
 from tljobs.tuning.trial import TrialTask, run_trial
@@ -147,7 +148,7 @@ def _run_trials(task: TrialTask, trials: tuple[Trial, ...], places: Places, repo
 def _progress_callback(reporter: Reporter, total: int) -> Any:
     from ray.tune import Callback
 
-    class Progress(Callback):  # type: ignore[misc]
+    class Progress(Callback):
         """Tells the reporter of every trial that ends."""
 
         done = 0

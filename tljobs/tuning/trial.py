@@ -17,6 +17,7 @@ from tljobs.records import DatasetManifest, EpochRow
 from tljobs.runs import open_run, run_journal, run_metrics, search_journal
 from tljobs.specs import TuneSpec
 from tljobs.store import Store
+from tljobs.training.heartbeat import heartbeat
 from tljobs.training.reserve import reserve
 from tljobs.tuning.space import Trial, train_spec
 
@@ -64,7 +65,7 @@ def _train(task: TrialTask, trial: Trial, name: str) -> None:
     from ray import tune
 
     from tljobs.training.loop import run_attempt
-    from tljobs.training.workers import Workers, heartbeat
+    from tljobs.training.workers import Workers
 
     def report(row: EpochRow) -> None:
         tune.report({"val_accuracy": row.val_accuracy, "val_loss": row.val_loss, "step": row.step})

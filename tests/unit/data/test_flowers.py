@@ -1,5 +1,6 @@
 """Download, check and unpacking against a real HTTP server on this host and archives made here."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -62,15 +63,16 @@ class Server:
 
             def do_GET(self) -> None:
                 self.do_HEAD()
-                for start in range(0, len(outer.body), 1000):
-                    outer.pace()
-                    self.wfile.write(outer.body[start : start + 1000])
+                with contextlib.suppress(ConnectionError):
+                    for start in range(0, len(outer.body), 1000):
+                        outer.pace()
+                        self.wfile.write(outer.body[start : start + 1000])
 
             def log_message(self, *_: object) -> None: ...
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/flower_photos.tgz"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def archive(self, published: bytes) -> Archive:
         return Archive(self.url, len(published), hashlib.sha256(published).hexdigest(), "flower_photos")
@@ -118,7 +120,6 @@ def test_other_bytes_of_the_same_size_are_refused(server: Server, tmp_path: Path
 
 def test_a_download_is_never_read_far_beyond_its_size(server: Server, tmp_path: Path) -> None:
     archive = server.archive(server.body)
-    server.claimed = len(server.body)
     target = tmp_path / "x.tgz"
     server.body, server.claimed = server.body + bytes(5_000_000), len(server.body) + 5_000_000
     with pytest.raises(InputRefused, match="not the published one"):
@@ -129,7 +130,7 @@ def test_a_download_is_never_read_far_beyond_its_size(server: Server, tmp_path: 
 def test_a_download_that_ends_early_leaves_nothing(server: Server, tmp_path: Path) -> None:
     archive = server.archive(server.body)
     server.claimed, server.body = len(server.body), server.body[:-500]
-    with pytest.raises(Unreachable, match="cannot be downloaded|ended early"):
+    with pytest.raises(Unreachable, match=r"cannot be downloaded|ended early"):
         flower_photos(tmp_path, Silent(), archive, IMPATIENT)
     assert_nothing_is_left(tmp_path)
 
@@ -237,14 +238,14 @@ def test_an_archive_of_too_many_members_is_refused(tmp_path: Path, monkeypatch: 
         unpack(packed, tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["text", "cut", "flipped"])
+@pytest.mark.parametrize("damage", ["text", "cut", "no tar inside"])
 def test_a_damaged_archive_is_refused(tmp_path: Path, damage: str) -> None:
     whole = tgz(PHOTOS)
     middle = len(whole) // 2
     data = {
         "text": b"<html>not found</html>",
         "cut": whole[:middle],
-        "flipped": gzip.compress(b"\xff" * 5000),
+        "no tar inside": gzip.compress(b"\xff" * 5000),
     }[damage]
     (tmp_path / "x.tgz").write_bytes(data)
     with pytest.raises(InputRefused, match="damaged"):

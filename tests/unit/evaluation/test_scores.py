@@ -82,7 +82,9 @@ def test_class_scores_agree_with_scikit_learn(seed: int) -> None:
     own = metrics.precision_recall_fscore_support(labels, predicted, labels=range(8), zero_division=np.nan)
     found = class_scores(confusion(labels, predicted, 8), tuple("abcdefgh"))
     for index, each in enumerate(found):
-        assert (each.precision, each.recall, each.f1, each.images) == pytest.approx([float(part[index]) for part in own])
+        assert (each.precision, each.recall, each.f1, each.images) == pytest.approx(
+            [float(part[index]) for part in own]
+        )
     assert confusion(labels, predicted, 8).tolist() == metrics.confusion_matrix(labels, predicted).tolist()
 
 
