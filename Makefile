@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo "python -m venv does not work here. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing into .venv (about 3 GB; a few minutes the first time)" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dashboard,demo,dev]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dashboard,demo,dev]"
 	@touch $@
 
 demo: setup

@@ -35,6 +35,8 @@ SECURE_OPTIONS: dict[str, str | list[str]] = {
     "client.toolbarMode": "viewer",
     "browser.gatherUsageStats": "false",
 }
+# Set for both schemes: a colour for all of them would switch off the choice by the user's system.
+THEME_OPTIONS = {"theme.light.primaryColor": "#2f6fde", "theme.dark.primaryColor": "#7aa5f0"}
 
 
 def launch(store_uri: str, endpoint_url: str | None, port: int, browser: bool) -> int:
@@ -65,6 +67,7 @@ def server_options(port: int, browser: bool) -> list[str]:
     """The command-line options of `streamlit run`: the secure defaults, the port, and whether a browser opens."""
     options: dict[str, str | list[str]] = {
         **SECURE_OPTIONS,
+        **THEME_OPTIONS,
         "server.port": str(port),
         "server.headless": "false" if browser else "true",
     }

@@ -17,13 +17,14 @@ pytest.register_assert_rewrite("store_contract")
 
 # What a developer's shell may hold and no test should see: a real cluster, a real store, real keys.
 FOREIGN_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TLJOBS_STORE", "AWS_PROFILE", "AWS_ENDPOINT_URL")
-QUIET_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# Without RAY_AUTH_MODE, an embedded Ray writes a token into the home folder, which changes later clusters.
+TEST_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def pytest_configure() -> None:
     for name in FOREIGN_VARIABLES:
         os.environ.pop(name, None)
-    os.environ.update(QUIET_VARIABLES)
+    os.environ.update(TEST_VARIABLES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

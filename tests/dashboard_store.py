@@ -205,17 +205,22 @@ def publish_interrupted_run(store: Store, manifest: DatasetManifest) -> None:
     )
 
 
-def publish_running_run(store: Store, manifest: DatasetManifest, pid: int | None = None) -> None:
-    """`live-run`: alive as long as the process `pid` (default: this one) and for a minute from now."""
+def publish_running_run(store: Store, manifest: DatasetManifest) -> None:
+    """`live-run`: alive as long as this process, and for a minute after each `beat`."""
     _reserve(store, "live-run", manifest, 50, backbone="mobilenetv2")
     _put_metrics(store, "live-run", 1, (HEAD, UNFROZEN), 1, 15)
-    beat = Heartbeat(host=socket.gethostname(), pid=pid or os.getpid(), time_utc=now_utc())
-    store.put(layout.run_heartbeat("live-run"), beat.to_bytes())
+    beat(store)
     _write_events(
         store,
         "live-run",
         [("attempt_started", 1, 0, 51, {"workers": 1}), ("phase_started", 1, 0, 51, _plan(HEAD))],
     )
+
+
+def beat(store: Store) -> None:
+    """The sign of life of `live-run`."""
+    sign = Heartbeat(host=socket.gethostname(), pid=os.getpid(), time_utc=now_utc())
+    store.put(layout.run_heartbeat("live-run"), sign.to_bytes())
 
 
 def finish_run(store: Store, name: str, seq: int) -> None:

@@ -15,14 +15,13 @@ from PIL import Image
 
 from tljobs import layout
 from tljobs.data.decode import DECODER, decode, decode_stored, encode_png, eval_view
-from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, SHARD_SCHEMA, table_bytes
+from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, image_id, shard_bytes, shard_info, table_bytes
 from tljobs.records import (
     DatasetManifest,
     FileInfo,
     ModelRecord,
     Replay,
     RunRecord,
-    ShardInfo,
     SplitInfo,
     classes_digest,
     new_token,
@@ -34,7 +33,7 @@ IMAGE_SIZE = 32
 STORED_SHORT_SIDE = 37
 DATASET, VERSION = "shapes", "v1"
 CLASSES = ("cross", "disc", "stripes")
-SHARD_IMAGES = 40
+SHARD_IMAGES = 70  # a shard of two row groups
 NO_REPLAY = Replay(images=0, max_abs_difference=0.0, labels_changed=0)
 
 
@@ -171,10 +170,10 @@ def _write_split(store: Store, split: str, photos: Sequence[Photo], rows: list[d
     starts = range(0, len(photos), SHARD_IMAGES)
     for number, first in enumerate(starts):
         members = photos[first : first + SHARD_IMAGES]
-        content = [{"id": _id(photo), "image": _stored(photo), "label": photo.label} for photo in members]
         key = layout.dataset_shard(DATASET, VERSION, split, number, len(starts))
-        file = _put(store, key, pa.Table.from_pylist(content, schema=SHARD_SCHEMA))
-        shards.append(ShardInfo(**file.model_dump(), rows=len(members), row_groups=_row_groups(store, key)))
+        data = shard_bytes(*zip(*[(_id(photo), _stored(photo), photo.label) for photo in members], strict=True))
+        store.put(key, data)
+        shards.append(shard_info(key, data, len(members)))
         rows.extend(_index_row(photo, split, number, row) for row, photo in enumerate(members))
     per_class = tuple(sum(photo.label == index for photo in photos) for index in range(len(CLASSES)))
     return SplitInfo(images=len(photos), per_class=per_class, shards=tuple(shards))
@@ -197,19 +196,11 @@ def _index_row(photo: Photo, split: str, shard: int, row: int) -> dict[str, Any]
 
 
 def _id(photo: Photo) -> str:
-    return hashlib.sha256(photo.data).hexdigest()[:32]
+    return image_id(hashlib.sha256(photo.data).hexdigest())
 
 
 def _stored(photo: Photo) -> bytes:
     return encode_png(decode(photo.data, short_side=STORED_SHORT_SIDE).pixels)
-
-
-def _row_groups(store: Store, key: str) -> tuple[int, ...]:
-    import pyarrow.parquet as pq
-
-    with store.open_input(key) as file:
-        metadata = pq.ParquetFile(file).metadata
-        return tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
 
 def _put(store: Store, key: str, table: pa.Table) -> FileInfo:

@@ -175,7 +175,11 @@ def searches(*, common: Common = Common()) -> int:
     return _print_rows("searches", search_rows(common.open()), common)
 
 
-runs_app = App(name="runs", help="List, show, stop and resume runs.", help_format="plaintext")
+runs_app = App(
+    name="runs",
+    help="List, show, stop and resume runs.\n\n    tljobs runs\n    tljobs runs show RUN\n    tljobs runs resume RUN\n",
+    help_format="plaintext",
+)
 app.command(runs_app)
 
 

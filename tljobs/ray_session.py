@@ -55,6 +55,7 @@ def _start(ray: Any) -> None:
     address = os.environ.get("RAY_ADDRESS") or ("auto" if os.environ.get(JOB_VARIABLE) else None)
     # A virtual environment is not rebuilt on the nodes because the command happens to run under `uv run`.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says that it is on
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
         try:

@@ -128,7 +128,15 @@ class DatasetManifest(Record):
 # -------------------------------------------------------------------------------------------------------- runs
 
 EventKind = Literal[
-    "attempt_started", "phase_started", "checkpoint", "warning", "stop_requested", "stopped", "failed", "finished"
+    "attempt_started",
+    "attempt_failed",
+    "phase_started",
+    "checkpoint",
+    "warning",
+    "stop_requested",
+    "stopped",
+    "failed",
+    "finished",
 ]
 Status = Literal["created", "running", "interrupted", "stopped", "failed", "finished"]
 

@@ -34,11 +34,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Cells row by row over `labels`; `left_out` classes have the fewest errors of all and are not among them."""
+    """Cells row by row over `labels`; `left_out` classes have the fewest errors of all and are not among them.
+
+    `max_count` is the largest count of a cell that is shown, at least 1.
+    """
 
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     left_out: int
+    max_count: int
 
 
 def confusion(report: EvaluationReport, max_classes: int = MAX_CLASSES) -> Confusion:
@@ -58,7 +62,12 @@ def confusion(report: EvaluationReport, max_classes: int = MAX_CLASSES) -> Confu
         for i in kept
         for j in kept
     )
-    return Confusion(tuple(report.classes[i] for i in kept), cells, len(report.classes) - len(kept))
+    return Confusion(
+        labels=tuple(report.classes[i] for i in kept),
+        cells=cells,
+        left_out=len(report.classes) - len(kept),
+        max_count=max([1, *(cell.count for cell in cells)]),
+    )
 
 
 def _most_confused(matrix: np.ndarray[tuple[int, ...], np.dtype[np.int64]], limit: int) -> list[int]:
@@ -72,7 +81,8 @@ def _most_confused(matrix: np.ndarray[tuple[int, ...], np.dtype[np.int64]], limi
 
 def confusion_chart(matrix: Confusion, measure: Measure) -> alt.LayerChart:
     """A heat map. The point selection named SELECTION holds `true_index` and `predicted_index` of the clicked cell."""
-    field, number = ("count:Q", "d") if measure == "counts" else ("share:Q", ".0%")
+    by_count = measure == "counts"
+    field, number, darkest = ("count", "d", matrix.max_count) if by_count else ("share", ".0%", 1)
     side_px = max(MIN_SIDE_PX, min(MAX_SIDE_PX, CELL_PX * len(matrix.labels)))
     data = alt.Data(values=[asdict(cell) for cell in matrix.cells])
     picked = alt.selection_point(name=SELECTION, fields=["true_index", "predicted_index"], empty=False, toggle=False)
@@ -85,7 +95,7 @@ def confusion_chart(matrix: Confusion, measure: Measure) -> alt.LayerChart:
     heat = (
         base.mark_rect(cursor="pointer", stroke="#ffffff", strokeWidth=1)
         .encode(
-            color=alt.Color(field, scale=alt.Scale(scheme="blues", domainMin=0), legend=None),
+            color=alt.Color(f"{field}:Q", scale=alt.Scale(scheme="blues", domain=[0, darkest]), legend=None),
             stroke=alt.condition(picked, alt.value(PICKED_COLOUR), alt.value("#ffffff")),
             strokeWidth=alt.condition(picked, alt.value(3), alt.value(1)),
             tooltip=[
@@ -99,6 +109,6 @@ def confusion_chart(matrix: Confusion, measure: Measure) -> alt.LayerChart:
     )
     layers = [heat]
     if len(matrix.labels) <= MAX_CLASSES_WITH_NUMBERS:
-        ink = alt.condition(alt.datum.share > 0.5, alt.value("#ffffff"), alt.value("#22303f"))
-        layers.append(base.mark_text(fontSize=12).encode(text=alt.Text(field, format=number), color=ink))
+        ink = alt.condition(alt.datum[field] > darkest / 2, alt.value("#ffffff"), alt.value("#22303f"))
+        layers.append(base.mark_text(fontSize=12).encode(text=alt.Text(f"{field}:Q", format=number), color=ink))
     return alt.layer(*layers).properties(width=side_px, height=side_px)

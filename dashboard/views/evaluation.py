@@ -12,6 +12,7 @@ from dashboard.figures import confusion, gallery, scores
 from dashboard.source import Address, Place
 from dashboard.text import plain
 from dashboard.views import messages
+from dashboard.views.cards import card
 from tljobs.records import EvaluationReport
 from tljobs.runs import Run
 
@@ -45,15 +46,7 @@ def _evaluation(at: Address, reports: dict[str, EvaluationReport]) -> None:
 def _scores(report: EvaluationReport) -> None:
     with st.container(horizontal=True, gap="small"):
         for score in scores.scores(report):
-            st.metric(
-                plain(score.title),
-                score.value,
-                score.interval or None,
-                delta_color="off",
-                delta_arrow="off",
-                border=True,
-                width=230,
-            )
+            card(score.title, score.value, score.interval)
     st.caption(f"{report.images} images of {plain(report.dataset)}, split {plain(report.split)}")
     share = st.column_config.NumberColumn(format="percent")
     with st.expander("Scores per class"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -15,7 +15,9 @@ from dashboard.figures.runs_table import duration_s, duration_text
 from dashboard.source import Address
 from dashboard.text import plain
 from dashboard.views import evaluation, messages
+from dashboard.views.cards import card
 from dashboard.views.choose import choose
+from tljobs.records import EpochRow, StepRow
 from tljobs.runs import Run
 
 REFRESH_S = 5.0
@@ -29,8 +31,8 @@ STATUS_COLOURS: dict[str, Any] = {
 }
 ENDINGS = {
     "created": "No attempt has started yet.",
-    "interrupted": "Its process ended without a word. The same command goes on from the last checkpoint.",
-    "stopped": "Stopped on request. The same command goes on from the last checkpoint.",
+    "interrupted": "Its process ended without a word. It can go on from its last checkpoint:",
+    "stopped": "It was stopped on request. It can go on from its last checkpoint:",
 }
 
 
@@ -64,14 +66,25 @@ def _progress(at: Address, name: str, drawn_status: str) -> None:
     if run.status == "running":
         state = history.progress(run, steps)
         st.progress(state.share or 0.0, text=plain(state.text))
+    _ending(run)
+    st.subheader("Learning curves")
+    if steps or epochs:
+        _curves(run, steps, epochs)
+    else:
+        st.caption("Nothing measured yet.")
+
+
+def _ending(run: Run) -> None:
+    """Why a run is neither running nor finished, and how it goes on."""
     if run.status == "failed":
         messages.failure(*(str(run.failure.get(part, "")) for part in ("what", "where", "hint")))
     if run.status in ENDINGS:
         st.info(ENDINGS[run.status])
-    st.subheader("Learning curves")
-    if not steps and not epochs:
-        st.caption("Nothing measured yet.")
-        return
+    if run.status in ("interrupted", "stopped"):
+        st.code(f"tljobs runs resume {run.name}", language=None)
+
+
+def _curves(run: Run, steps: Sequence[StepRow], epochs: Sequence[EpochRow]) -> None:
     # Before the first epoch has ended there are only steps to see.
     default: curves.Axis = "epoch" if epochs else "step"
     axis = st.segmented_control("By", get_args(curves.Axis), default=default, required=True, key=f"by-{default}")
@@ -95,13 +108,9 @@ def _header(run: Run) -> None:
         for split, values in run.scores.items():
             score = scores.accuracy_text(values)
             if score:
-                _score(f"{split.capitalize()} accuracy", score.value, score.interval)
+                card(f"{split.capitalize()} accuracy", score.value, score.interval)
         now = datetime.datetime.now(datetime.UTC)
-        _score("Duration", duration_text(duration_s(run, now)), f"attempts: {run.attempt}")
-
-
-def _score(label: str, value: str, note: str) -> None:
-    st.metric(plain(label), value, plain(note) or None, delta_color="off", delta_arrow="off", border=True, width=230)
+        card("Duration", duration_text(duration_s(run, now)), f"attempts: {run.attempt}")
 
 
 def _records(run: Run) -> None:

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 RUN = "shapes-1"
 ANSWER_TIMEOUT_S = 60.0
+CANARY = "canary-6421"
 
 
 def _photos(start: int, count: int) -> list[Photo]:
@@ -79,8 +80,13 @@ def exported(store: LocalStore, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def child(exported: Path) -> Any:
+def child(exported: Path) -> Iterator[PredictChild]:
+    """A child of a process with secrets in its environment."""
     with PredictChild(exported) as child:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "SOME_TOKEN"):
+                patch.setenv(name, CANARY)
+            child.start()
         yield child
 
 
@@ -254,14 +260,10 @@ def test_child_predicts_and_survives_a_bad_image(child: PredictChild) -> None:
     assert [dict(first.top)[label] for label in CLASSES] == pytest.approx(own.tolist(), abs=1e-5)
 
 
-def test_child_has_no_secrets_in_its_environment(child: PredictChild, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "SOME_TOKEN"):
-        monkeypatch.setenv(name, "canary-6421")
-    child.close()
-    child.start()
+def test_child_has_no_secrets_in_its_environment(child: PredictChild) -> None:
     content = Path(f"/proc/{child.pid}/environ").read_bytes()
     assert b"PATH=" in content
-    assert b"canary-6421" not in content
+    assert CANARY.encode() not in content
     assert not [name for name in content.split(b"\0") if name.startswith((b"AWS_", b"RAY_"))]
 
 
@@ -270,7 +272,7 @@ def test_child_that_was_killed_is_an_error_and_is_replaced_at_the_next_call(chil
     dead = child.pid
     assert dead
     os.kill(dead, signal.SIGSTOP)
-    with pytest.raises(TljobsError, match="not answered within 0.5 s"):
+    with pytest.raises(TljobsError, match=r"not answered within 0\.5 s"):
         child.predict(VAL[0].data, timeout_s=0.5)
     assert child.pid is None
     assert not Path(f"/proc/{dead}").exists()
@@ -286,7 +288,18 @@ def test_child_that_dies_during_a_call_is_an_error(child: PredictChild) -> None:
     with pytest.raises(TljobsError, match=r"has died \(exit status -9\)"):
         child.predict(VAL[0].data, ANSWER_TIMEOUT_S)
     killer.wait(10)
-    assert child.predict(VAL[0].data, ANSWER_TIMEOUT_S).status == "ok"
+
+
+def test_child_that_cannot_start_is_an_error_with_its_last_words(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho first >&2; echo 'no module named tljobs' >&2; exit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with PredictChild(exported) as child, pytest.raises(TljobsError, match="exit status 3") as caught:
+        child.start()
+    assert caught.value.hint == "no module named tljobs"
 
 
 def test_child_of_a_changed_model_says_so(exported: Path, tmp_path: Path) -> None:

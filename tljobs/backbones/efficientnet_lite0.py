@@ -8,6 +8,7 @@ excitation, and with the stem and the top at their unscaled widths.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,19 +110,12 @@ def weights_by_layer(state: Arrays) -> dict[str, list[npt.NDArray[Any]]]:
     counterpart; any other tensor left over, or one that is missing, raises InputRefused.
     """
     left = {name: a for name, a in state.items() if not name.startswith("_fc.") and "num_batches_tracked" not in name}
-    weights: dict[str, list[npt.NDArray[Any]]] = {}
+    weights = {}
     try:
-        _take_conv(left, "_conv_stem", "_bn0", weights, "stem_conv", "stem_bn")
-        for i in range(sum(stage.repeats for stage in _STAGES)):
-            ours, theirs = f"block{i}", f"_blocks.{i}."
-            if i > 0:
-                _take_conv(left, f"{theirs}_expand_conv", f"{theirs}_bn0", weights, f"{ours}_expand_conv",
-                           f"{ours}_expand_bn")  # fmt: skip
-            _take_conv(left, f"{theirs}_depthwise_conv", f"{theirs}_bn1", weights, f"{ours}_depthwise_conv",
-                       f"{ours}_depthwise_bn")  # fmt: skip
-            _take_conv(left, f"{theirs}_project_conv", f"{theirs}_bn2", weights, f"{ours}_project_conv",
-                       f"{ours}_project_bn")  # fmt: skip
-        _take_conv(left, "_conv_head", "_bn1", weights, "top_conv", "top_bn")
+        for their_conv, their_norm, ours in _counterparts():
+            weights[f"{ours}_conv"] = [_keras_kernel(left.pop(f"{their_conv}.weight"), ours)]
+            parts = ("weight", "bias", "running_mean", "running_var")
+            weights[f"{ours}_bn"] = [left.pop(f"{their_norm}.{part}") for part in parts]
     except KeyError as error:
         raise InputRefused(f"the weights lack the tensor {error.args[0]}") from error
     if left:
@@ -129,18 +123,19 @@ def weights_by_layer(state: Arrays) -> dict[str, list[npt.NDArray[Any]]]:
     return weights
 
 
-def _take_conv(
-    left: Arrays,
-    their_conv: str,
-    their_norm: str,
-    weights: dict[str, list[npt.NDArray[Any]]],
-    our_conv: str,
-    our_norm: str,
-) -> None:
-    """Move a convolution and its normalisation. PyTorch stores kernels as (out, in, height, width), a depthwise one as
-    (channels, 1, height, width); Keras as (height, width, in, out) and (height, width, channels, 1)."""
-    kernel = left.pop(f"{their_conv}.weight")
-    axes = (2, 3, 0, 1) if our_conv.endswith("depthwise_conv") else (2, 3, 1, 0)
-    weights[our_conv] = [np.ascontiguousarray(kernel.transpose(axes))]
-    parts = ("weight", "bias", "running_mean", "running_var")
-    weights[our_norm] = [left.pop(f"{their_norm}.{part}") for part in parts]
+def _counterparts() -> Iterator[tuple[str, str, str]]:
+    """(convolution and normalisation in the state file, common prefix of the two layers here)."""
+    yield "_conv_stem", "_bn0", "stem"
+    for i in range(sum(stage.repeats for stage in _STAGES)):
+        theirs = f"_blocks.{i}."
+        if i > 0:  # the first stage does not expand
+            yield f"{theirs}_expand_conv", f"{theirs}_bn0", f"block{i}_expand"
+        yield f"{theirs}_depthwise_conv", f"{theirs}_bn1", f"block{i}_depthwise"
+        yield f"{theirs}_project_conv", f"{theirs}_bn2", f"block{i}_project"
+    yield "_conv_head", "_bn1", "top"
+
+
+def _keras_kernel(kernel: npt.NDArray[Any], prefix: str) -> npt.NDArray[Any]:
+    """PyTorch: (out, in, height, width), depthwise (channels, 1, height, width). Keras: (height, width, in, out),
+    depthwise (height, width, channels, 1)."""
+    return np.ascontiguousarray(kernel.transpose((2, 3, 0, 1) if prefix.endswith("depthwise") else (2, 3, 1, 0)))

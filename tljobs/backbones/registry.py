@@ -133,7 +133,6 @@ _BACKBONES = (
         input_range=_TF_RANGE,
         weights_origin="none",
     ),
-    _tf("mobilenet", "MobileNet"),
     _tf("mobilenet-v2", "MobileNetV2"),
     _tf("mobilenet-v3-small", "MobileNetV3Small"),
     _tf("mobilenet-v3-large", "MobileNetV3Large"),

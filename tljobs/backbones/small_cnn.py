@@ -13,8 +13,8 @@ _FILTERS = (32, 64, 128, 256)
 def small_cnn(image_size: int) -> keras.Model:
     """Preprocessed images (n, s, s, 3) float32 -> pooled features (n, 256).
 
-    Four blocks of 3x3 convolution, BatchNorm and ReLU, each followed by a halving of the side: 0.39 M parameters,
-    initialised after He et al. (2015).
+    Four blocks of 3x3 convolution, BatchNorm and ReLU, the side halved between them: 0.39 M parameters, initialised
+    after He et al. (2015).
     """
     x = inputs = keras.Input((image_size, image_size, 3), name="image")
     for number, filters in enumerate(_FILTERS, start=1):

@@ -21,7 +21,7 @@ from tljobs.errors import InputRefused
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 
-_STORAGE_DTYPES = {
+_STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
     "torch FloatStorage": np.dtype("<f4"),
     "torch HalfStorage": np.dtype("<f2"),
     "torch DoubleStorage": np.dtype("<f8"),
@@ -73,9 +73,7 @@ def read_state(data: bytes, where: str = "") -> dict[str, npt.NDArray[Any]]:
         raise InputRefused("damaged PyTorch state file", where) from error
 
 
-def _read_storages(
-    stream: io.BytesIO, tensors: dict[str, _Tensor], keys: list[str]
-) -> dict[str, npt.NDArray[Any]]:
+def _read_storages(stream: io.BytesIO, tensors: dict[str, _Tensor], keys: list[str]) -> dict[str, npt.NDArray[Any]]:
     """The raw storages behind the last pickle: for each key the number of elements (int64), then the elements."""
     expected = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     storages = {}

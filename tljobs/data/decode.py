@@ -84,7 +84,7 @@ def decode(data: bytes, *, short_side: int | None, max_pixels: int = DEFAULT_MAX
 
     Raises:
         BadImage: the bytes are damaged, no image, or an image that is not accepted. Nothing is ever invented for
-            missing bytes. Damage is noticed as far as the format allows: BMP, raw TIFF and lossy WebP carry no check
+            missing bytes. Damage is noticed as far as the format allows: BMP, GIF, TIFF and lossy WebP carry no check
             sums, and some flipped bits of a JPEG file leave a valid one.
     """
     source_format = sniff(data)
@@ -108,7 +108,7 @@ def _decode_jpeg(data: bytes, short_side: int | None, max_pixels: int) -> Decode
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, min_height=at_least, min_width=at_least)
     except ValueError as error:
-        raise BadImage(_jpeg_reason(str(error)), str(error)) from error
+        raise BadImage(_jpeg_reason(str(error), data), str(error)) from error
     width_px, height_px = header.width_px, header.height_px
     if header.orientation >= 5:
         width_px, height_px = height_px, width_px
@@ -135,9 +135,9 @@ def _jpeg_header(data: bytes) -> jpeg.JpegHeader:
     return header
 
 
-def _jpeg_reason(message: str) -> Reason:
+def _jpeg_reason(message: str, data: bytes) -> Reason:
     """libjpeg's messages (jerror.h) and TurboJPEG's own as reason codes."""
-    if "Premature end of JPEG file" in message:
+    if "Premature end of JPEG file" in message or is_cut(data, "jpeg"):
         return "truncated"
     if "Unsupported JPEG" in message or "subsampling" in message or "not implemented" in message:
         return "unsupported"

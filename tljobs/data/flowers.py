@@ -50,6 +50,8 @@ class Limits:
     download_s: float = 900
 
 
+LIMITS = Limits()
+
 # Size and hash as the project tensorflow/datasets publishes them:
 # tensorflow_datasets/datasets/tf_flowers/checksums.tsv
 FLOWERS = Archive(
@@ -60,13 +62,12 @@ FLOWERS = Archive(
 )
 
 
-def flower_photos(cache: Path, reporter: Reporter, archive: Archive = FLOWERS, limits: Limits | None = None) -> Path:
+def flower_photos(cache: Path, reporter: Reporter, archive: Archive = FLOWERS, limits: Limits = LIMITS) -> Path:
     """Class folders of the flowers photos, downloaded at the first call and found in `cache` later.
 
     Raises Unreachable when nothing answers within seconds or the download fails, InputRefused when the bytes are not
     the published ones or the archive holds anything but plain files.
     """
-    limits = limits or Limits()
 
     def make(draft: Path) -> None:
         check_reachable(archive, limits.answer_s)

@@ -64,6 +64,8 @@ def _sniff_iso_media(data: bytes) -> str:
 
 def is_cut(data: bytes, source_format: str) -> bool:
     """Whether a damaged file is shorter than it says itself."""
+    if source_format == "jpeg":
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # no end of image after the last start of scan
     if source_format == "png":
         return b"IEND" not in data
     if source_format == "gif":

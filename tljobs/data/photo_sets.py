@@ -7,6 +7,7 @@ not in it, so that no training, no choice of an epoch and no score has seen it.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -15,20 +16,22 @@ from pathlib import Path
 
 from tljobs.data.cache import made_once
 from tljobs.data.decode import BadImage, decode
-from tljobs.data.flowers import FLOWERS, flower_photos
+from tljobs.data.flowers import FLOWERS, LIMITS, Archive, Limits, flower_photos
 from tljobs.data.sources import SourceFile, list_source
 from tljobs.data.stamps import stamp_photos
 from tljobs.data.stamps_package import PACKAGE, stamps_folder
 from tljobs.errors import InputRefused, NotFound, TljobsError, Unreachable
 from tljobs.progress import Reporter
 
+MAX_NAME = 40
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoSet:
     """Photos for `prepare`. `folder` holds class folders, or such below train, val and test; `unseen` is a photo
-    of one of the classes and not in `folder`. `source` and `licence` are texts for people."""
+    of one of the classes and not in `folder`. `name` may be part of a dataset's name; `source` and `licence` are texts
+    for people."""
 
     folder: Path
     unseen: Path
@@ -37,7 +40,19 @@ class PhotoSet:
     licence: str
 
 
-def photo_set(name: str, cache: Path, reporter: Reporter) -> PhotoSet:
+@dataclass(frozen=True)
+class Origins:
+    """Where photos come from: the flowers' archive, how long to wait for it, and the root folder of this system."""
+
+    flowers: Archive = FLOWERS
+    limits: Limits = LIMITS
+    root: Path = Path("/")
+
+
+ORIGINS = Origins()
+
+
+def photo_set(name: str, cache: Path, reporter: Reporter, origins: Origins = ORIGINS) -> PhotoSet:
     """The photos called `name`: `flowers`, `stamps`, or a folder of class folders. What is downloaded or made lies
     in `cache` and is used again.
 
@@ -45,25 +60,25 @@ def photo_set(name: str, cache: Path, reporter: Reporter) -> PhotoSet:
     InputRefused when what came is not what was published or a folder holds no class folders with images.
     """
     if name == "flowers":
-        return _flowers(cache, reporter)
+        return _flowers(cache, reporter, origins)
     if name == "stamps":
-        return _stamps(cache, reporter)
+        return _stamps(cache, reporter, origins)
     folder = Path(name).expanduser()
     if not folder.exists():
         raise NotFound("no such photos", name, "Use flowers, stamps, or a folder of class folders")
     return _folder(folder, cache)
 
 
-def default_photo_set(cache: Path, reporter: Reporter) -> PhotoSet:
+def default_photo_set(cache: Path, reporter: Reporter, origins: Origins = ORIGINS) -> PhotoSet:
     """The flowers where they can be downloaded, else the stamps. Raises Unreachable, with both reasons, when neither
     can be had."""
     try:
-        return _flowers(cache, reporter)
+        return _flowers(cache, reporter, origins)
     except Unreachable as error:
         no_flowers = error
     reporter.note(f"No flowers photos: {no_flowers.what} ({no_flowers.where}). Using the stamps")
     try:
-        return _stamps(cache, reporter)
+        return _stamps(cache, reporter, origins)
     except (NotFound, Unreachable) as no_stamps:
         raise Unreachable(
             "no demo photos: neither flowers nor stamps",
@@ -72,20 +87,20 @@ def default_photo_set(cache: Path, reporter: Reporter) -> PhotoSet:
         ) from no_stamps
 
 
-def _flowers(cache: Path, reporter: Reporter) -> PhotoSet:
-    photos = flower_photos(cache, reporter)
+def _flowers(cache: Path, reporter: Reporter, origins: Origins) -> PhotoSet:
+    photos = flower_photos(cache, reporter, origins.flowers, origins.limits)
     view = held_out_view(photos, cache)
     return PhotoSet(
         folder=view / "photos",
         unseen=_only_file(view / "unseen"),
         name="flowers",
-        source=FLOWERS.url,
+        source=origins.flowers.url,
         licence=f"CC BY 2.0, the photographers are named in {photos / 'LICENSE.txt'}",
     )
 
 
-def _stamps(cache: Path, reporter: Reporter) -> PhotoSet:
-    made = stamp_photos(stamps_folder(cache, reporter), cache, reporter)
+def _stamps(cache: Path, reporter: Reporter, origins: Origins) -> PhotoSet:
+    made = stamp_photos(stamps_folder(cache, reporter, origins.root), cache, reporter)
     return PhotoSet(
         folder=made / "photos",
         unseen=_only_file(made / "unseen"),
@@ -100,7 +115,7 @@ def _folder(folder: Path, cache: Path) -> PhotoSet:
     return PhotoSet(
         folder=view / "photos",
         unseen=_only_file(view / "unseen"),
-        name=folder.resolve().name,
+        name=_short_name(folder.resolve().name),
         source=str(folder.resolve()),
         licence="that of the folder's owner",
     )
@@ -111,7 +126,7 @@ def held_out_view(folder: Path, cache: Path) -> Path:
 
     The given folder is only read. Copies of the unseen photo, which are equal byte for byte, are left out too.
     """
-    files = list_source(str(folder), None).files
+    files = list_source(str(folder)).files
     unseen = choose_unseen(files)
     data = Path(unseen.uri).read_bytes()
     shown = [file for file in files if not _holds(file, data)]
@@ -137,10 +152,12 @@ def choose_unseen(files: Sequence[SourceFile]) -> SourceFile:
     for file in sorted(candidates, key=lambda file: (not _is_jpeg(file), _hash(file.path))):
         try:
             decode(Path(file.uri).read_bytes(), short_side=None)
-        except BadImage:
+        except (BadImage, OSError):
             continue
         return file
-    raise InputRefused("no image of the largest class can be decoded", largest, "Try: tljobs prepare FOLDER --name NAME")
+    raise InputRefused(
+        "no image of the largest class can be decoded", largest, "Try: tljobs prepare FOLDER --name NAME"
+    )
 
 
 def _is_jpeg(file: SourceFile) -> bool:
@@ -148,7 +165,15 @@ def _is_jpeg(file: SourceFile) -> bool:
 
 
 def _holds(file: SourceFile, data: bytes) -> bool:
-    return file.size_bytes == len(data) and Path(file.uri).read_bytes() == data
+    try:
+        return file.size_bytes == len(data) and Path(file.uri).read_bytes() == data
+    except OSError:
+        return False  # prepare will reject it
+
+
+def _short_name(folder_name: str) -> str:
+    """Only what ids may hold; `photos` where nothing is left."""
+    return re.sub(r"[^a-z0-9]+", "-", folder_name.lower()).strip("-")[:MAX_NAME] or "photos"
 
 
 def _only_file(folder: Path) -> Path:

@@ -25,7 +25,7 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     4: lambda pixels: pixels[::-1],
     5: lambda pixels: pixels.swapaxes(0, 1),
     6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.rot90(pixels, -1)[:, ::-1],
+    7: lambda pixels: np.rot90(pixels, -1)[::-1],
     8: lambda pixels: np.rot90(pixels),
 }
 

@@ -49,6 +49,9 @@ class Composition:
     seed: int = 0
 
 
+COMPOSITION = Composition()
+
+
 @dataclass(frozen=True)
 class Cutout:
     """A cut-out photo. `name` is its path below the folder of all stamps, without the suffix."""
@@ -75,12 +78,11 @@ class Photo:
     place: str
 
 
-def stamp_photos(stamps: Path, cache: Path, reporter: Reporter, composition: Composition | None = None) -> Path:
+def stamp_photos(stamps: Path, cache: Path, reporter: Reporter, composition: Composition = COMPOSITION) -> Path:
     """The folder with `photos` and `unseen`, composed at the first call and found in `cache` later.
 
     Raises InputRefused when a class has too few objects to split, UsageError when scikit-image is not installed.
     """
-    composition = composition or Composition()
     cutouts = list_cutouts(stamps)
     photos = plan_photos(cutouts, composition)
     return made_once(

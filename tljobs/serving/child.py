@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +25,8 @@ from tljobs.results import PredictionRow
 
 START_TIMEOUT_S = 180.0  # importing TensorFlow takes 4 to 20 s, more on a loaded machine
 CLOSE_TIMEOUT_S = 5.0
+LOG_FILE = "stderr.log"
+MAX_LAST_WORDS = 200
 MAX_REQUEST_BYTES = 256 * 2**20
 MAX_ADDRESS_SPACE_BYTES = 32 * 2**30  # TensorFlow on CPUs takes 2.3 GB of it; the rest is for models
 TOP_K = 5
@@ -65,7 +66,7 @@ class PredictChild:
         ready after START_TIMEOUT_S.
         """
         with self._lock:
-            self._ensure_started()
+            self._started()
 
     def predict(self, data: bytes, timeout_s: float) -> PredictionRow:
         """The row for an image file's bytes; `input` is empty. A bad image gives its reason code as `status`.
@@ -76,8 +77,7 @@ class PredictChild:
         if len(data) > MAX_REQUEST_BYTES:
             return PredictionRow(input="", status="too_large")
         with self._lock:
-            self._ensure_started()
-            answer = self._exchange(LENGTH.pack(len(data)) + data, timeout_s)
+            answer = self._exchange(self._started(), LENGTH.pack(len(data)) + data, timeout_s)
             return PredictionRow.model_validate(answer)
 
     def close(self) -> None:
@@ -91,35 +91,36 @@ class PredictChild:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ensure_started(self) -> None:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self._process and self._process.poll() is None:
-            return
+            return self._process
         self._end()
         # A home of its own: the user's holds credentials, and Keras writes its settings there.
         self._home = tempfile.TemporaryDirectory(prefix="tljobs-child-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tljobs.serving.child", str(self._folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self._home.name,
-            env=_environment(self._home.name),
-        )
+        with Path(self._home.name, LOG_FILE).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tljobs.serving.child", str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=self._home.name,
+                env=_environment(self._home.name),
+            )
+        self._process = process
         try:
-            self._exchange(b"", START_TIMEOUT_S)
+            self._exchange(process, b"", START_TIMEOUT_S)
         except BaseException:
             self._end()
             raise
+        return process
 
-    def _exchange(self, request: bytes, timeout_s: float) -> dict[str, Any]:
+    def _exchange(self, process: subprocess.Popen[bytes], request: bytes, timeout_s: float) -> dict[str, Any]:
         """Sends `request` and waits for one line, in a thread that ends with the child: pipes have no time limit."""
-        process = self._process
-        assert process is not None
         with ThreadPoolExecutor(1) as pool:
-            waiting: Future[bytes] = pool.submit(_send_and_receive, process, request)
+            waiting = pool.submit(_send_and_receive, process, request)
             try:
                 line = waiting.result(timeout_s)
-            except FutureTimeout:
+            except TimeoutError:
                 self._end()
                 raise TljobsError(
                     f"the model has not answered within {timeout_s:g} s", str(self._folder), "Try again"
@@ -128,14 +129,19 @@ class PredictChild:
                 self._end()
                 raise
         if not line.endswith(b"\n"):
+            last_words = self._last_words()
             self._end()
             raise TljobsError(
-                f"the model's process has died (exit status {process.returncode})", str(self._folder), "Try again"
+                f"the model's process has died (exit status {process.returncode})", str(self._folder), last_words
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise _error(answer["error"])
         return answer
+
+    def _last_words(self) -> str:
+        log = Path(self._home.name, LOG_FILE).read_text(errors="replace") if self._home else ""
+        return log.strip().rpartition("\n")[2][:MAX_LAST_WORDS]
 
     def _end(self) -> None:
         process, self._process = self._process, None

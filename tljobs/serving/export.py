@@ -68,7 +68,7 @@ def export(spec: ExportSpec, store: Store, reporter: Reporter, *, dry_run: bool 
 def _free_folder(text: str) -> Path:
     if "://" in text:
         raise UsageError("a model is exported to a local folder", text, "Export it here and copy it")
-    out = Path(text)
+    out = Path(text).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise NameTaken("the output exists already", text, "Name a new or empty folder with --out")
     return out

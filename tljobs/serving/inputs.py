@@ -97,9 +97,13 @@ def _read_s3(file: InputFile) -> bytes:
     return data
 
 
-@cache
 def _s3() -> pafs.FileSystem:
-    return s3_filesystem(os.environ.get("AWS_ENDPOINT_URL"))
+    return _s3_at(os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@cache
+def _s3_at(endpoint_url: str | None) -> pafs.FileSystem:
+    return s3_filesystem(endpoint_url)
 
 
 def _limited(data: bytes, size_bytes: int) -> bytes:

@@ -19,6 +19,5 @@ def describe_phases(spec: TrainSpec, classes: int, plan: TrainingPlan) -> list[P
         head=spec.head,
         dropout=spec.dropout,
         seed=spec.seed,
-        global_batch=spec.global_batch,
     )
     return [phase_plan(plan, phase, cut_network(network, phase.depth, spec.batchnorm)) for phase in plan.phases]

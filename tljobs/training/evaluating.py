@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +26,6 @@ class Validation:
     probabilities: npt.NDArray[np.float32]
 
 
-def validate(network: Network, feed: EvalFeed, sum_over_workers: SumOverWorkers) -> Validation:
-    """Inference mode throughout; changes no variable. A collective: every worker calls it."""
-    positions, probabilities, labels = [], [], []
-    for batch in feed.batches():
-        positions.append(batch.positions)
-        labels.append(batch.labels)
-        probabilities.append(_probabilities(network, batch.pixels, feed.batch_size))
-    classes = int(network.model.output_shape[-1])
-    own = Share(
-        np.concatenate(positions) if positions else np.zeros(0, np.int64),
-        np.concatenate(labels) if labels else np.zeros(0, np.int32),
-        np.concatenate(probabilities) if probabilities else np.zeros((0, classes), np.float32),
-    )
-    loss, correct, images = sum_over_workers(own.sums())
-    return Validation(float(loss / images), float(correct / images), own.positions, own.probabilities)
-
-
 @dataclass(frozen=True)
 class Share:
     """This worker's images: positions (n,), labels (n,), probabilities (n, C)."""
@@ -60,17 +42,32 @@ class Share:
         return np.asarray([losses.sum(), correct.sum(), len(self.labels)], dtype=np.float64)
 
 
-def _probabilities(network: Network, pixels: npt.NDArray[np.uint8], batch_size: int) -> npt.NDArray[np.float32]:
-    """Softmax of the logits; the last batch is padded so that the function is traced once."""
-    rows = len(pixels)
-    if rows < batch_size:
-        pixels = np.concatenate([pixels, np.zeros((batch_size - rows, *pixels.shape[1:]), np.uint8)])
-    result: npt.NDArray[np.float32] = _forward(network)(tf.constant(pixels)).numpy()[:rows]
-    return result
+class Validator:
+    """Validates a network on this worker's share of a split; the function is traced once."""
 
+    def __init__(self, network: Network, feed: EvalFeed, sum_over_workers: SumOverWorkers) -> None:
+        self._feed = feed
+        self._classes = int(network.model.output_shape[-1])
+        self._sum_over_workers = sum_over_workers
+        self._forward = tf.function(lambda pixels: tf.nn.softmax(network.model(pixels, training=False)))
 
-def _forward(network: Network) -> Any:
-    """The traced inference function, one per network."""
-    if network.inference is None:
-        network.inference = tf.function(lambda pixels: tf.nn.softmax(network.model(pixels, training=False)))
-    return network.inference
+    def __call__(self) -> Validation:
+        """Inference mode throughout; changes no variable. A collective: every worker calls it."""
+        share = self._share()
+        loss, correct, images = self._sum_over_workers(share.sums())
+        return Validation(float(loss / images), float(correct / images), share.positions, share.probabilities)
+
+    def _share(self) -> Share:
+        rows = [(b.positions, b.labels, self._probabilities(b.pixels)) for b in self._feed.batches()]
+        return Share(
+            np.concatenate([np.zeros(0, np.int64), *(positions for positions, _, _ in rows)]),
+            np.concatenate([np.zeros(0, np.int32), *(labels for _, labels, _ in rows)]),
+            np.concatenate([np.zeros((0, self._classes), np.float32), *(values for _, _, values in rows)]),
+        )
+
+    def _probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Softmax of the logits; the last batch is padded, so that all have one shape and the same kernels."""
+        padding = np.zeros((self._feed.batch_size - len(pixels), *pixels.shape[1:]), np.uint8)
+        result = self._forward(tf.constant(np.concatenate([pixels, padding])))
+        probabilities: npt.NDArray[np.float32] = result.numpy()[: len(pixels)]
+        return probabilities

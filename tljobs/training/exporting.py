@@ -11,7 +11,7 @@ from tljobs.serving.publish import write_bundle
 from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training import checkpoint
-from tljobs.training.evaluating import validate
+from tljobs.training.evaluating import Validator
 from tljobs.training.loop import EVAL_BATCH, write_own_validation
 from tljobs.training.plan import make_plan
 from tljobs.training.step import SumOverWorkers
@@ -20,7 +20,7 @@ from tljobs.training.workers import Workers
 
 def export_to(store: Store, run: str) -> Callable[[Network], FileInfo]:
     """What the training loop calls with the best variables loaded."""
-    return lambda network: write_bundle(store, run, inference_model(network))
+    return lambda network: write_bundle(store, run, inference_model(network, network.image_size))
 
 
 def export_best(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec) -> FileInfo:
@@ -35,11 +35,10 @@ def export_best(store: Store, manifest: DatasetManifest, run: str, spec: TrainSp
         head=spec.head,
         dropout=spec.dropout,
         seed=spec.seed,
-        global_batch=spec.global_batch,
     )
     commit = checkpoint.best(store, run)
     checkpoint.restore(checkpoint.read_state(store, commit), network.model.variables)
     feed = EvalFeed(store, manifest, "val", image_size=plan.image_size, batch=EVAL_BATCH, place=Place())
-    result = validate(network, feed, SumOverWorkers(Workers().strategy))
+    result = Validator(network, feed, SumOverWorkers(Workers().strategy))()
     write_own_validation(store, run, 0, result)
     return export_to(store, run)(network)

@@ -46,7 +46,7 @@ def finish_run(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpe
 
 
 def _draft(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec, file: FileInfo) -> ModelRecord:
-    record = open_run(store, run).record
+    found = open_run(store, run)
     best = checkpoint.best(store, run)
     return ModelRecord(
         run=run,
@@ -58,10 +58,10 @@ def _draft(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec, f
         crop_size=manifest.image_size,
         image_size=make_plan(spec, manifest).image_size,
         backbone=backbone(spec.backbone).name,
-        weights_sha256=None,
+        weights_sha256=found.plan[0]["weights"]["sha256"],
         dataset=manifest.name,
         version=manifest.version,
-        manifest_sha256=record.manifest_sha256,
+        manifest_sha256=found.record.manifest_sha256,
         checkpoint_step=best.position.step,
         scores={},
         replay=NOT_REPLAYED,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tljobs import layout
 from tljobs.errors import Stopped, TljobsError, Unreachable
@@ -19,6 +19,9 @@ from tljobs.runs import run_journal
 from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training.resources import worker_resources
+
+if TYPE_CHECKING:
+    from tljobs.training.workers import Workers
 
 CONTROLLER_FAILURE_LIMIT = 3  # Ray's default is to retry errors at the start for ever
 CLEAN_PROCESS_RETRIES = 2  # when its host dies; errors of ours are not retried
@@ -37,6 +40,9 @@ class WorkerTask:
 def run_workers(task: WorkerTask) -> FileInfo:
     """Blocks until the workers are done; returns the exported file. Raises Stopped, or the error that ended it."""
     import ray
+
+    # Ray's trainer imports TensorFlow in the driver, too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
@@ -80,32 +86,47 @@ class WorkerOutcome:
 
 
 def train_worker(config: dict[str, Any]) -> WorkerOutcome:
-    """The function of each Ray Train worker. TensorFlow is imported already: Ray set TF_CONFIG before."""
+    """The function of each Ray Train worker. TensorFlow is imported already: Ray set TF_CONFIG before.
+
+    An exception makes Ray start the whole group again, which mends lost workers and a store that was away; an error
+    that would come again is written down, so that the next attempt ends with it.
+    """
+    import tensorflow as tf
+
+    from tljobs.training.exporting import export_to
+    from tljobs.training.loop import run_attempt
+
+    task: WorkerTask = config["task"]
+    export = export_to(task.store, task.run)
+    try:
+        outcome = run_attempt(task.spec, task.store, task.manifest, task.run, _workers(), export=export)
+    except (Unreachable, tf.errors.OpError):
+        raise
+    except TljobsError as error:
+        return WorkerOutcome(0, error=error)  # all workers see it: it follows from what they share
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[-400:]}"
+        run_journal(task.store, task.run).append("attempt_failed", data={"error": text})
+        raise
+    return WorkerOutcome(outcome.step, outcome.model_file)
+
+
+def _workers() -> Workers:
+    """This process among the group's. One worker needs no collectives (and MultiWorkerMirroredStrategy's all-reduce
+    fails with a single one)."""
     import ray.train
     import ray.train.collective
     import tensorflow as tf
 
     from tljobs.data.feed import Place
-    from tljobs.training.exporting import export_to
-    from tljobs.training.loop import run_attempt
     from tljobs.training.workers import Workers
 
-    task: WorkerTask = config["task"]
     context = ray.train.get_context()
-    workers = Workers(
-        tf.distribute.MultiWorkerMirroredStrategy(),
-        Place(context.get_world_rank(), context.get_world_size()),
-        ray.train.collective.broadcast_from_rank_zero,
-    )
-    try:
-        outcome = run_attempt(
-            task.spec, task.store, task.manifest, task.run, workers, export=export_to(task.store, task.run)
-        )
-    except TljobsError as error:
-        if isinstance(error, Unreachable):
-            raise  # the store may be back for the next attempt
-        return WorkerOutcome(0, error=error)
-    return WorkerOutcome(outcome.step, outcome.model_file)
+    place = Place(context.get_world_rank(), context.get_world_size())
+    if place.world_size == 1:
+        return Workers()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    return Workers(strategy, place, ray.train.collective.broadcast_from_rank_zero)
 
 
 def worker_environment(resources: dict[str, float]) -> dict[str, str]:

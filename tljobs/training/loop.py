@@ -17,14 +17,16 @@ import numpy as np
 import safetensors.numpy
 
 from tljobs import layout
+from tljobs.backbones.dropout import set_batch_slice
 from tljobs.backbones.network import CutNetwork, Network, build_network, check_input_range, cut_network
 from tljobs.data.feed import EvalFeed, TrainFeed
+from tljobs.errors import TljobsError
 from tljobs.records import CheckpointCommit, DatasetManifest, EpochRow, FileInfo, PhasePlan, Position, StepRow
 from tljobs.runs import run_journal
 from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training import checkpoint
-from tljobs.training.evaluating import Validation, validate
+from tljobs.training.evaluating import Validation, Validator
 from tljobs.training.metrics import Best, LoopState, check_finite
 from tljobs.training.plan import Phase, TrainingPlan, make_plan, start_of
 from tljobs.training.recorder import Recorder
@@ -57,6 +59,7 @@ class _Session:
     network: Network
     train_feed: TrainFeed
     val_feed: EvalFeed
+    validate: Validator
     sum_over_workers: SumOverWorkers
     recorder: Recorder
     stop: StopFlag | None
@@ -97,16 +100,22 @@ def run_attempt(
 
 def _begin(store: Store, run: str, workers: Workers) -> tuple[int, CheckpointCommit | None]:
     """Rank 0 chooses the checkpoint, numbers the attempt and tells the others."""
-    told: tuple[int, CheckpointCommit | None] = (0, None)
+    told: tuple[int, CheckpointCommit | None, str] = (0, None, "")
     if workers.is_first:
         commit, skipped = checkpoint.newest_good(store, run)
         journal = run_journal(store, run)
-        attempt = 1 + max((e.attempt for e in journal.read() if e.kind == "attempt_started"), default=0)
+        events = journal.read()
+        attempt = 1 + max((e.attempt for e in events if e.kind == "attempt_started"), default=0)
+        # An error of our code or the user's, not of a lost worker: it would come again.
+        error = events[-1].data["error"] if events and events[-1].kind == "attempt_failed" else ""
         step = commit.position.step if commit else 0
         data = {"workers": workers.place.world_size, "skipped_checkpoints": skipped}
-        journal.append("attempt_started", attempt=attempt, step=step, data=data)
-        told = attempt, commit
-    attempt, commit = workers.broadcast_from_rank_zero(told)
+        if not error:
+            journal.append("attempt_started", attempt=attempt, step=step, data=data)
+        told = attempt, commit, error
+    attempt, commit, error = workers.broadcast_from_rank_zero(told)
+    if error:
+        raise TljobsError("training failed", run, error)
     return attempt, commit
 
 
@@ -128,9 +137,9 @@ def _open_session(
         head=spec.head,
         dropout=spec.dropout,
         seed=spec.seed,
-        global_batch=spec.global_batch,
-        batch_offset=spec.global_batch // workers.place.world_size * workers.place.rank,
     )
+    local_batch = spec.global_batch // workers.place.world_size
+    set_batch_slice(network.model, spec.global_batch, local_batch * workers.place.rank)
     train_feed = TrainFeed(
         store,
         manifest,
@@ -141,6 +150,7 @@ def _open_session(
         place=workers.place,
     )
     val_feed = EvalFeed(store, manifest, "val", image_size=plan.image_size, batch=EVAL_BATCH, place=workers.place)
+    sum_over_workers = SumOverWorkers(workers.strategy)
     return _Session(
         spec=spec,
         store=store,
@@ -151,7 +161,8 @@ def _open_session(
         network=network,
         train_feed=train_feed,
         val_feed=val_feed,
-        sum_over_workers=SumOverWorkers(workers.strategy),
+        validate=Validator(network, val_feed, sum_over_workers),
+        sum_over_workers=sum_over_workers,
         recorder=Recorder(store, run, attempt, writes=workers.is_first),
         stop=StopFlag(store, run, attempt) if workers.is_first else None,
         watchdog=Watchdog(),
@@ -218,7 +229,9 @@ class _PhaseTrainer:
             classes=classes,
             label_smoothing=session.spec.label_smoothing,
         )
-        session.recorder.phase_started(position, phase_plan(session.plan, phase, self._cut), self._cut.notes)
+        session.recorder.phase_started(
+            position, phase_plan(session.plan, phase, self._cut), session.network, self._cut.notes
+        )
 
     def run(self) -> Outcome | None:
         while self.position.epoch < self._phase.epochs and not _is_over(self._session, self.state):
@@ -270,7 +283,7 @@ class _PhaseTrainer:
 
     def _end_epoch(self, started_s: float, waited_s: float) -> None:
         session, sums, place = self._session, self.state.sums, self.position
-        validation = validate(session.network, session.val_feed, session.sum_over_workers)
+        validation = session.validate()
         session.watchdog.progress()
         epoch = Best(
             step=place.step, attempt=session.attempt, val_accuracy=validation.accuracy, val_loss=validation.loss
@@ -339,7 +352,7 @@ def _finish(session: _Session, export: Callable[[Network], FileInfo | None]) -> 
     """Loads the best checkpoint and leaves this worker's validation probabilities for the replay of the model."""
     commit = checkpoint.best(session.store, session.run)
     checkpoint.restore(checkpoint.read_state(session.store, commit), session.network.model.variables)
-    result = validate(session.network, session.val_feed, session.sum_over_workers)
+    result = session.validate()
     write_own_validation(session.store, session.run, session.workers.place.rank, result)
     session.watchdog.progress()
     file = export(session.network) if session.workers.is_first else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tljobs import layout
+from tljobs.backbones.network import Network
 from tljobs.records import CheckpointCommit, EpochRow, MetricsPiece, PhasePlan, Position, StepRow
 from tljobs.runs import run_journal
 from tljobs.store import Store
@@ -34,9 +36,10 @@ class Recorder:
     def epoch(self, row: EpochRow) -> None:
         self._epochs.append(row)
 
-    def phase_started(self, position: Position, plan: PhasePlan, notes: Sequence[str]) -> None:
+    def phase_started(self, position: Position, plan: PhasePlan, network: Network, notes: Sequence[str]) -> None:
         if self._writes:
-            data = {**plan.model_dump(mode="json"), "notes": list(notes)}
+            weights = dataclasses.asdict(network.weights)
+            data = {**plan.model_dump(mode="json"), "notes": [*network.notes, *notes], "weights": weights}
             self._journal.append("phase_started", attempt=self._attempt, step=position.step, data=data)
 
     def checkpoint(self, commit: CheckpointCommit, phase: str) -> None:

@@ -20,9 +20,10 @@ from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training.control import ask_to_stop, stop_on_signal
 from tljobs.training.heartbeat import heartbeat
-from tljobs.training.job import WorkerTask, finish_in_clean_process
+from tljobs.training.job import WorkerTask, finish_in_clean_process, resources_for, run_workers
 from tljobs.training.plan import TrainingPlan, make_plan
 from tljobs.training.reserve import find_reserved, reserve
+from tljobs.training.watch import failure_recorded, progress_shown
 
 
 def train(spec: TrainSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> TrainResult | None:
@@ -111,14 +112,11 @@ def _train_reserved(spec: TrainSpec, store: Store, reporter: Reporter, manifest:
     data = store.read(layout.dataset_manifest(manifest.name, manifest.version))
     run = reserve(store, spec, manifest, hashlib.sha256(data).hexdigest()).run
     task = WorkerTask(spec, store, manifest, run.name)
-    with (
-        heartbeat(store, run.name),
-        ray_session(store),
-        stop_on_signal(lambda: ask_to_stop(store, run.name, by="signal")),
-    ):
-        with _failure_recorded(store, run.name), _progress_shown(store, run.name, reporter):
-            file = published_file(store, run.name) or _run_workers(task)
-            finish_in_clean_process(store, manifest, run.name, spec, _resources(spec), file)
+    with heartbeat(store, run.name), failure_recorded(store, run.name), ray_session(store):
+        with stop_on_signal(lambda: ask_to_stop(store, run.name, by="signal")):
+            with progress_shown(store, run.name, reporter):
+                file = _published_file(store, run.name) or run_workers(task)
+                finish_in_clean_process(store, manifest, run.name, spec, resources_for(spec), file)
     return result_of(open_run(store, run.name), store, wall_s=time.monotonic() - started_s, reused=False)
 
 

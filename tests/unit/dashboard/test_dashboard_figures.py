@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
@@ -197,7 +198,7 @@ class TestConfusion:
         assert found[("cat", "dog")] == (1, 0.5)
         assert found[("dog", "dog")] == (2, 1.0)
         assert found[("emu", "emu")] == (0, 0.0)
-        assert (len(found), matrix.left_out) == (9, 0)
+        assert (len(found), matrix.left_out, matrix.max_count) == (9, 0, 2)
 
     def test_of_many_classes_the_most_confused_stay_in_class_order(self) -> None:
         report = report_of(((5, 0, 0), (0, 5, 3), (0, 1, 5)), ("a", "b", "c"))
@@ -266,7 +267,13 @@ class TestScores:
 
 
 class TestHistory:
-    PLAN = {"name": "head", "depth": "head", "epochs": 2, "steps": 20, "learning_rate": 0.001}
+    PLAN: ClassVar[dict[str, object]] = {
+        "name": "head",
+        "depth": "head",
+        "epochs": 2,
+        "steps": 20,
+        "learning_rate": 0.001,
+    }
 
     def test_events_come_newest_first_with_short_details(self) -> None:
         rows = history.event_rows(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
-from dashboard_store import VAL_PREDICTED, build_store, finish_run, image_of
+from dashboard_store import VAL_PREDICTED, beat, build_store, finish_run, image_of
 from markdown_it import MarkdownIt
 
 from dashboard import source
@@ -30,6 +30,7 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_runs_come_newest_first_with_their_status(at: Address) -> None:
+    beat(LocalStore(Path(at.uri)))
     assert [(run.name, run.status) for run in source.list_runs(at)] == [
         ("live-run", "running"),
         ("lost-run", "interrupted"),

@@ -48,6 +48,16 @@ def assert_near(pixels: np.ndarray, expected: np.ndarray, levels: int) -> None:
     assert np.abs(pixels.astype(int) - expected.astype(int)).mean() <= levels
 
 
+# What the camera has stored when the upright picture is the photo: the inverse of what Pillow's exif_transpose does.
+AS_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 JPEG = saved(rgb(), "JPEG", quality=95)
 PNG = saved(rgb(), "PNG")
 
@@ -82,25 +92,17 @@ def test_garbage_after_the_end_of_a_jpeg_is_ignored() -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone(format: str, orientation: int) -> None:
-    undo = {  # what a camera held that way has stored, so that the upright picture is PHOTO
-        1: PHOTO,
-        2: PHOTO[:, ::-1],
-        3: PHOTO[::-1, ::-1],
-        4: PHOTO[::-1],
-        5: PHOTO.swapaxes(0, 1),
-        6: np.rot90(PHOTO, 1),
-        7: np.rot90(PHOTO[:, ::-1], 1),
-        8: np.rot90(PHOTO, -1),
-    }
+    stored = PHOTO if orientation == 1 else np.asarray(rgb().transpose(AS_STORED[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(format, {})
-    decoded = decode(saved(rgb(np.ascontiguousarray(undo[orientation])), format, exif=exif, **options), short_side=None)
+    decoded = decode(saved(rgb(stored), format, exif=exif, **options), short_side=None)
     assert_near(decoded.pixels, PHOTO, 2)
     assert (decoded.width_px, decoded.height_px) == (WIDTH, HEIGHT)
     assert decoded.rotated == (orientation > 1)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow also warns
 def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -131,7 +133,7 @@ def test_alpha_is_composited_on_white(format: str) -> None:
     alpha = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
     alpha[:, 60:] = 255
     alpha[:, 30:60] = 128
-    data = saved(Image.fromarray(np.concatenate([PHOTO, alpha], axis=2)), format, **{"lossless": True, "exact": True})
+    data = saved(Image.fromarray(np.concatenate([PHOTO, alpha], axis=2)), format, lossless=True, exact=True)
     share = alpha / 255
     assert_near(full(data), np.round(PHOTO * share + 255 * (1 - share)).astype(np.uint8), 1)
     assert (full(data)[:, :30] == 255).all()
@@ -178,7 +180,9 @@ def test_a_cmyk_jpeg_is_converted() -> None:
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
 def test_of_several_frames_the_first_is_taken(format: str) -> None:
     first, second = rgb(), rgb(255 - PHOTO)
-    data = saved(first, format, save_all=True, append_images=[second], **({"lossless": True} if format == "WEBP" else {}))
+    data = saved(
+        first, format, save_all=True, append_images=[second], **({"lossless": True} if format == "WEBP" else {})
+    )
     decoded = decode(data, short_side=None)
     assert decoded.animated
     assert_near(decoded.pixels, PHOTO, 12)
@@ -194,7 +198,7 @@ def test_a_jpeg_that_ends_early_is_truncated(end: int) -> None:
 
 def test_a_progressive_jpeg_without_its_last_scans_is_truncated() -> None:
     data = saved(rgb(), "JPEG", quality=95, progressive=True)
-    assert reason(data[: len(data) * 3 // 4]) == "truncated"
+    assert {reason(data[: len(data) * share // 20]) for share in range(1, 20)} == {"truncated"}
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
@@ -204,7 +208,7 @@ def test_other_formats_that_end_early_are_truncated(format: str, share: float) -
     assert reason(data[: int(len(data) * share)]) == "truncated"
 
 
-@pytest.mark.parametrize("missing", [4, 12, 20])
+@pytest.mark.parametrize("missing", [8, 12, 20])
 def test_a_png_without_its_end_is_truncated_though_all_rows_are_there(missing: int) -> None:
     assert reason(PNG[:-missing]) == "truncated"
 
@@ -227,12 +231,9 @@ def test_flipped_bits_in_a_jpeg_are_noticed() -> None:
     assert noticed >= 30
 
 
-@pytest.mark.parametrize("format", ["PNG", "GIF"])
-def test_flipped_bits_in_a_file_with_check_sums_or_codes_are_corrupt(format: str) -> None:
-    data = bytearray(saved(rgb(), format))
-    middle = len(data) // 2
-    for position in range(middle, middle + 8):
-        data[position] ^= 0xFF
+def test_flipped_bits_in_a_png_are_corrupt() -> None:
+    data = bytearray(PNG)
+    data[len(data) // 2] ^= 1
     assert reason(bytes(data)) == "corrupt"
 
 
@@ -301,6 +302,7 @@ def test_a_constant_image_is_accepted() -> None:
     assert (full(saved(Image.new("RGB", (40, 30), (7, 8, 9)), "PNG")) == (7, 8, 9)).all()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow also warns
 def test_bytes_that_crash_parsers_end_as_a_bad_image() -> None:
     """Random damage anywhere, header included, in every format: pixels or BadImage, never another error."""
     generator = np.random.default_rng(3)

@@ -1,0 +1,107 @@
+"""One process's work: hashing files, and one shard from one slice, bad images left out and reported."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tljobs.data.decode import decode, decode_stored
+from tljobs.data.plan import HashTask, PlannedImage, ShardReport, ShardTask
+from tljobs.data.shards import read_row_group, verify_shard
+from tljobs.data.workers import hash_files, write_shard
+from tljobs.records import Split
+from tljobs.store import LocalStore
+
+KEY = "datasets/d/v/shards/{}-00000-of-00001.parquet"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.jpg" for number in range(20)]
+    for path in paths:
+        low = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        low.resize((80, 60), Image.Resampling.BICUBIC).save(path, quality=92)
+    return paths
+
+
+def planned(paths: list[Path]) -> tuple[PlannedImage, ...]:
+    return tuple(
+        PlannedImage(uri=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), label=number % 3)
+        for number, path in enumerate(paths)
+    )
+
+
+def written(store: LocalStore, images: tuple[PlannedImage, ...], split: Split) -> ShardReport:
+    task = ShardTask(key=KEY.format(split), split=split, shard=0, images=images)
+    return write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000)
+
+
+def test_hashes_come_in_order_with_reasons_where_there_is_none(photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    paths = [photos[0], tmp_path / "gone.jpg", photos[1], tmp_path / "empty.jpg", photos[2]]
+    task = HashTask(uris=tuple(map(str, paths)), sizes_bytes=(1, 1, 2000, 1, 1))
+    files = hash_files(task, endpoint_url=None, max_bytes=1000).files
+    assert [file.reason for file in files] == ["", "unreadable", "too_large", "empty", ""]
+    assert files[0].sha256 == hashlib.sha256(photos[0].read_bytes()).hexdigest()
+    assert files[4].sha256 == hashlib.sha256(photos[2].read_bytes()).hexdigest()
+    assert all(file.detail for file in files[1:4])
+
+
+def test_evaluation_rows_are_the_very_pixels_that_decoding_the_original_gives(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    report = written(store, planned(photos), "val")
+    verify_shard(store, report.info)
+    ids, images, labels = read_row_group(store, report.info, 0)
+    for path, row, each, image, label in zip(photos, report.rows, ids, images, labels, strict=True):
+        assert (row.uri, row.label, row.width_px, row.height_px, row.source_format) == (
+            str(path),
+            label,
+            80,
+            60,
+            "jpeg",
+        )
+        assert row.sha256.startswith(each)
+        assert np.array_equal(decode_stored(image), decode(path.read_bytes(), short_side=37).pixels)
+
+
+def test_training_rows_are_jpeg_near_the_original(photos: list[Path], tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    _, images, _ = read_row_group(store, written(store, planned(photos), "train").info, 0)
+    for path, image in zip(photos, images, strict=True):
+        assert image.startswith(b"\xff\xd8")
+        difference = decode_stored(image).astype(int) - decode(path.read_bytes(), short_side=37).pixels
+        assert np.abs(difference).mean() < 8
+
+
+def test_bad_images_are_left_out_and_reported(photos: list[Path], tmp_path: Path) -> None:
+    whole = photos[3].read_bytes()
+    photos[3].write_bytes(whole[:-40])
+    photos[5].write_text("this is no image")
+    images = planned(photos)
+    photos[7].unlink()
+    photos[9].write_bytes(whole)
+    store = LocalStore(tmp_path / "store")
+    report = written(store, images, "train")
+    assert [(Path(each.uri).stem, each.reason) for each in report.rejected] == [
+        ("3", "truncated"),
+        ("5", "not_an_image"),
+        ("7", "unreadable"),
+        ("9", "unreadable"),
+    ]
+    assert "changed" in report.rejected[3].detail
+    assert (report.info.rows, len(report.rows)) == (16, 16)
+    assert read_row_group(store, report.info, 0)[0] == [row.sha256[:32] for row in report.rows]
+
+
+def test_writing_again_gives_the_same_bytes(photos: list[Path], tmp_path: Path) -> None:
+    infos = [
+        written(LocalStore(tmp_path / name), planned(photos), split).info for name in "ab" for split in ("train", "val")
+    ]
+    assert infos[:2] == infos[2:]

@@ -1,0 +1,190 @@
+"""The verb `prepare`: a source of labelled files into a published dataset.
+
+In: a PrepareSpec and a store. Out: shards, index and table of rejected files in the store, and the manifest that
+commits them, written last. Two parallel passes of Ray Data carry addresses and hashes between processes, never pixels:
+the first hashes the files, the second has one task write one shard. In between, everything is decided by the pure
+functions of tljobs.data.plan and tljobs.data.split.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from tljobs import errors, layout
+from tljobs.data import plan as planning
+from tljobs.data import workers
+from tljobs.data.plan import DatasetPlan, Hashed, HashReport, HashTask, Placed, Rejected, ShardReport
+from tljobs.data.publish import find_published, publish
+from tljobs.data.sources import Listing, SourceFile, list_source
+from tljobs.data.split import Percentages, assign_splits, require_images, unique_images
+from tljobs.progress import Reporter
+from tljobs.ray_session import ray_session
+from tljobs.records import SPLITS, Part
+from tljobs.results import PrepareResult
+from tljobs.specs import PrepareSpec
+from tljobs.store import S3Store, Store
+
+MAX_FILE_BYTES = 2**30  # a file is read whole; the largest image accepted by default is 600 MB raw
+MAX_HASH_FILES = 512  # per task: enough work to outweigh its start, few enough to show progress
+
+TaskT = TypeVar("TaskT", bound=Part)
+ReportT = TypeVar("ReportT", bound=Part)
+
+
+def prepare(spec: PrepareSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> PrepareResult | None:
+    """Prepares a dataset and publishes it, or finds the equal one that is published.
+
+    Args:
+        spec: what is asked for.
+        store: where the dataset goes; all workers must see it.
+        reporter: hears the plan and the progress.
+        dry_run: return after the plan, with nothing read but the listing.
+
+    Returns:
+        What was made; None after a dry run.
+
+    Raises:
+        UsageError, NotFound: the source or the class names are wrong. InputRefused: no images, a class without
+        training or validation images, too many rejected. Unreachable: the store, source or cluster cannot be used.
+        Nothing is published in any of these cases.
+    """
+    layout.checked_id(spec.name, "dataset name")
+    endpoint_url = store.endpoint_url if isinstance(store, S3Store) else os.environ.get("AWS_ENDPOINT_URL")
+    listing = list_source(spec.source, spec.classes, endpoint_url)
+    reporter.plan(f"prepare {spec.name}", _plan_rows(spec, listing, store))
+    if dry_run:
+        return None
+    with ray_session(store):
+        processes = spec.workers or _cluster_cpus()
+        hashed = _hash_files(listing.files, processes, endpoint_url, reporter)
+        plan = _plan_dataset(spec, listing, hashed)
+        found = find_published(plan, store)
+        if found:
+            return found
+        reports = _write_shards(plan, store, processes, endpoint_url, reporter)
+    return publish(plan, reports, store)
+
+
+def _plan_rows(spec: PrepareSpec, listing: Listing, store: Store) -> list[tuple[str, str]]:
+    classes = ", ".join(f"{name} {count}" for name, count in listing.per_class.items())
+    short_side = planning.stored_short_side(spec.image_size)
+    split = "as the folders say" if listing.has_given_split else f"{spec.split} (train/val/test) by content"
+    return [
+        ("source", listing.source),
+        ("images", f"{len(listing.files)} files, {listing.size_bytes / 1e6:.1f} MB; {len(listing.ignored)} ignored"),
+        ("classes", f"{len(listing.classes)}: {classes}"),
+        ("split", split),
+        ("stored as", f"shorter side {short_side} px for {spec.image_size} px networks, {spec.shard_images} per shard"),
+        ("workers", str(spec.workers or "all CPUs of the cluster")),
+        ("output", f"{store.uri}/{layout.datasets_prefix()}{spec.name}"),
+    ]
+
+
+def _hash_files(
+    files: Sequence[SourceFile], processes: int, endpoint_url: str | None, reporter: Reporter
+) -> list[Hashed]:
+    """First pass: one result per file, in the files' order."""
+    size = min(MAX_HASH_FILES, -(-len(files) // (4 * processes)))
+    chunks = [files[first : first + size] for first in range(0, len(files), size)]
+    tasks = [
+        HashTask(uris=tuple(file.uri for file in chunk), sizes_bytes=tuple(file.size_bytes for file in chunk))
+        for chunk in chunks
+    ]
+    work = functools.partial(workers.hash_files, endpoint_url=endpoint_url, max_bytes=MAX_FILE_BYTES)
+    reports: dict[int, HashReport] = {}
+    done = 0
+    for number, report in _run_tasks(tasks, work, HashReport, processes):
+        reports[number] = report
+        done += len(report.files)
+        reporter.progress("reading", done, len(files))
+    return [result for number in range(len(tasks)) for result in reports[number].files]
+
+
+def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed]) -> DatasetPlan:
+    """Settles duplicates, conflicts and splits. Raises InputRefused: see `prepare`."""
+    pairs = list(zip(listing.files, hashed, strict=True))
+    unique = unique_images((file, result.sha256) for file, result in pairs if not result.reason)
+    rejected = [
+        Rejected(uri=file.uri, label=file.label, reason=result.reason, detail=result.detail)
+        for file, result in pairs
+        if result.reason
+    ]
+    rejected += [
+        Rejected(uri=image.uri, label=image.label, reason="label_conflict", detail=f"SHA-256 {image.sha256}")
+        for image in unique.conflicts
+    ]
+    splits = assign_splits(unique.kept, Percentages.parse(spec.split))
+    plan = DatasetPlan(
+        spec=spec,
+        listing=listing,
+        placed=tuple(Placed(image=image, split=split) for image, split in zip(unique.kept, splits, strict=True)),
+        duplicates=unique.duplicates,
+        rejected=tuple(rejected),
+    )
+    plan.refuse_if_too_many(rejected)
+    require_images(listing.classes, [(each.image.label, each.split) for each in plan.placed])
+    return plan
+
+
+def _write_shards(
+    plan: DatasetPlan, store: Store, processes: int, endpoint_url: str | None, reporter: Reporter
+) -> list[ShardReport]:
+    """Second pass: the reports, ordered by split and shard."""
+    work = functools.partial(
+        workers.write_shard,
+        store=store,
+        endpoint_url=endpoint_url,
+        short_side=planning.stored_short_side(plan.spec.image_size),
+        max_pixels=plan.spec.max_pixels,
+    )
+    reports: list[ShardReport] = []
+    done, bad = 0, len(plan.rejected)
+    for _, report in _run_tasks(planning.shard_tasks(plan), work, ShardReport, processes):
+        reports.append(report)
+        done += len(report.rows) + len(report.rejected)
+        bad += len(report.rejected)
+        reporter.progress("writing", done, len(plan.placed), f"{bad} rejected")
+    return sorted(reports, key=lambda report: (SPLITS.index(report.split), report.shard))
+
+
+def _cluster_cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _run_tasks(
+    tasks: Sequence[TaskT], work: Callable[[TaskT], ReportT], report_type: type[ReportT], processes: int
+) -> Iterator[tuple[int, ReportT]]:
+    """Runs `work` on every task in at most `processes` processes of one CPU each.
+
+    Yields (number of the task, report) as tasks finish. A TljobsError that `work` raises is raised here, as the same
+    class with the same texts: Ray Data itself would wrap it beyond recognition.
+    """
+    import ray.data
+    from ray.data import DataContext, TaskPoolStrategy
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the reporter says how far it is
+    DataContext.get_current().enable_progress_bars = False
+    task_type = type(tasks[0])
+    rows = [{"number": number, "task": task.model_dump_json()} for number, task in enumerate(tasks)]
+
+    def run(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            report, error = work(task_type.model_validate_json(row["task"])).model_dump_json(), ""
+        except errors.TljobsError as raised:
+            report, error = "", json.dumps([type(raised).__name__, *raised.args])
+        return {"number": row["number"], "report": report, "error": error}
+
+    # One block per task: a block is what Ray Data gives to a process at a time.
+    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for row in data.map(run, num_cpus=1, compute=TaskPoolStrategy(size=processes)).iter_rows():
+        if row["error"]:
+            kind, *texts = json.loads(row["error"])
+            raise getattr(errors, kind)(*texts)
+        yield row["number"], report_type.model_validate_json(row["report"])

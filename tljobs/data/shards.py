@@ -1,0 +1,124 @@
+"""The tables of a dataset: their columns, their bytes, and reading shards back.
+
+Tables flow in and bytes flow out when a dataset is written; rows flow out of verified shards when it is read. Images
+are opaque bytes here. The same rows always give the same bytes, so that a shard can be written twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tljobs.errors import InputRefused, NotFound
+from tljobs.records import ShardInfo
+from tljobs.store import Store
+
+ROW_GROUP_ROWS = 64  # the unit of reading and shuffling: 2 MB of training images
+ID_HEX_DIGITS = 32
+
+
+# `image` is a JPEG (train) or PNG (val, test) file; `label` an index into the classes.
+SHARD_SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int32())])
+# One row per image. Sizes are the original's, upright; `shard` counts the shards of the split, `row` the shard's rows.
+INDEX_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+        ("sha256", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("source_format", pa.string()),
+    ]
+)
+# One row per rejected file; `label` is the class name, `reason` a code.
+REJECTED_SCHEMA = pa.schema(
+    [("uri", pa.string()), ("label", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+
+def image_id(sha256: str) -> str:
+    """An image's id: the first 128 bits of its content's SHA-256, in hex."""
+    return sha256[:ID_HEX_DIGITS]
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file: uncompressed, row groups of ROW_GROUP_ROWS, without dictionaries and statistics,
+    which cost more than they save on images."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="none",
+        row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    return buffer.getvalue()
+
+
+def shard_bytes(ids: Sequence[str], images: Sequence[bytes], labels: Sequence[int]) -> bytes:
+    """A shard of these rows."""
+    return table_bytes(pa.table([list(ids), list(images), list(labels)], schema=SHARD_SCHEMA))
+
+
+def shard_info(key: str, data: bytes, rows: int) -> ShardInfo:
+    """What the manifest says of a shard."""
+    groups = [min(ROW_GROUP_ROWS, rows - first) for first in range(0, rows, ROW_GROUP_ROWS)]
+    return ShardInfo(
+        key=key,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        rows=rows,
+        row_groups=tuple(groups),
+    )
+
+
+def verify_shard(store: Store, shard: ShardInfo) -> None:
+    """Raises InputRefused naming the shard when it is gone, or its size or SHA-256 is not the manifest's."""
+    try:
+        data = store.read(shard.key)
+    except NotFound as error:
+        raise _damaged(store, shard, "it is gone") from error
+    if len(data) != shard.size_bytes:
+        raise _damaged(store, shard, f"{len(data)} bytes instead of {shard.size_bytes}")
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise _damaged(store, shard, "its SHA-256 differs")
+
+
+def read_row_group(store: Store, shard: ShardInfo, group: int) -> tuple[list[str], list[bytes], npt.NDArray[np.int32]]:
+    """Reads one row group.
+
+    Returns:
+        ids, encoded images, and labels (int32, one per row).
+
+    Raises:
+        InputRefused: the shard is gone, or no shard of ours.
+    """
+    try:
+        # A ParquetFile of its own for each call: one that threads share crashes the process.
+        with store.open_input(shard.key) as file:
+            table = pq.ParquetFile(file, pre_buffer=True).read_row_group(group, use_threads=False)
+    except NotFound as error:
+        raise _damaged(store, shard, "it is gone") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(store, shard, str(error)) from error
+    if not table.schema.equals(SHARD_SCHEMA):
+        raise _damaged(store, shard, f"columns {table.schema.names}")
+    labels: npt.NDArray[np.int32] = table["label"].to_numpy()
+    return table["id"].to_pylist(), table["image"].to_pylist(), labels
+
+
+def _damaged(store: Store, shard: ShardInfo, why: str) -> InputRefused:
+    return InputRefused(
+        "damaged dataset shard", f"{store.uri}/{shard.key}", f"Prepare the dataset again under another name ({why})"
+    )
