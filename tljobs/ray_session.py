@@ -64,7 +64,14 @@ def _start(ray: Any) -> None:
             hint = "Start it (`ray start --head`), or unset RAY_ADDRESS to run on this machine alone"
             raise Unreachable("no Ray cluster answers", address, f"{hint} ({error})") from error
         return
-    ray.init(address="local", include_dashboard=False, object_store_memory=EMBEDDED_OBJECT_STORE_BYTES, **quiet)
+    try:
+        ray.init(
+            address="local", include_dashboard=False, object_store_memory=EMBEDDED_OBJECT_STORE_BYTES, **quiet
+        )
+    except Exception as error:
+        # Ray raises bare exceptions here: a node that did not come up in time, a port or memory that was refused.
+        hint = f"The machine may be busy or short of memory; try again ({' '.join(str(error).split())[:200]})"
+        raise Unreachable("Ray does not start on this machine", "", hint) from error
 
 
 def _check_store_is_shared(ray: Any, store: Store) -> None:
