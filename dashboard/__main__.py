@@ -49,9 +49,12 @@ def launch(store_uri: str, endpoint_url: str | None, port: int, browser: bool) -
         browser: whether to open the page in the user's browser.
 
     Raises:
-        UsageError: the store's address is malformed, or the port is taken.
+        UsageError: Streamlit is not installed, the store's address is malformed, or the port is taken.
     """
-    from streamlit.web import cli
+    try:
+        from streamlit.web import cli
+    except ImportError as error:
+        raise UsageError("the dashboard is not installed", str(error), "pip install 'tljobs[dashboard]'") from error
 
     store = open_store(store_uri, endpoint_url)
     _check_port_is_free(port)

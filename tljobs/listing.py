@@ -64,7 +64,8 @@ def run_text(details: dict[str, Any]) -> str:
         interval = f"{scores['accuracy_low']:.3f} to {scores['accuracy_high']:.3f}"
         parts.append(f"{split}: accuracy {scores['accuracy']:.4f} (95 % {interval}), loss {scores['loss']:.4f}")
     if details["failure"]:
-        parts.append("failed: " + ". ".join(filter(None, details["failure"].values())))
+        told = (details["failure"].get(key, "") for key in ("what", "where", "hint"))
+        parts.append("failed: " + ". ".join(filter(None, told)))
     columns = ("name", "depth", "epochs", "learning_rate", "trainable_parameters", "frozen_parameters")
     parts.append(table([{name: phase[name] for name in columns} for phase in details["phases"]], empty="no phase yet"))
     shown = ("phase", "epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "wall_s")

@@ -65,9 +65,7 @@ def _start(ray: Any) -> None:
             raise Unreachable("no Ray cluster answers", address, f"{hint} ({error})") from error
         return
     try:
-        ray.init(
-            address="local", include_dashboard=False, object_store_memory=EMBEDDED_OBJECT_STORE_BYTES, **quiet
-        )
+        ray.init(address="local", include_dashboard=False, object_store_memory=EMBEDDED_OBJECT_STORE_BYTES, **quiet)
     except Exception as error:
         # Ray raises bare exceptions here: a node that did not come up in time, a port or memory that was refused.
         hint = f"The machine may be busy or short of memory; try again ({' '.join(str(error).split())[:200]})"

@@ -138,7 +138,7 @@ class Run:
 
     @property
     def failure(self) -> dict[str, Any]:
-        """what, where and hint of the failure, if the run failed."""
+        """what, where, hint and exit code of the failure, if the run failed."""
         return self._last("failed") if self.status == "failed" else {}
 
     def _last(self, kind: str) -> dict[str, Any]:

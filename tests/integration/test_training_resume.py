@@ -96,7 +96,9 @@ def assert_same_run(store: Store, got: str, wanted: str) -> None:
     for mine, theirs in zip(
         run_metrics(store, open_run(store, got)), run_metrics(store, open_run(store, wanted)), strict=True
     ):
-        timeless = [row.model_copy(update={"wall_s": 0.0, "wait_s": 0.0} if hasattr(row, "wall_s") else {}) for row in mine]
+        timeless = [
+            row.model_copy(update={"wall_s": 0.0, "wait_s": 0.0} if hasattr(row, "wall_s") else {}) for row in mine
+        ]
         assert timeless == [
             row.model_copy(update={"wall_s": 0.0, "wait_s": 0.0} if hasattr(row, "wall_s") else {}) for row in theirs
         ]

@@ -47,8 +47,8 @@ class AddressedDropout(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = False) -> Any:
         if not training or self.rate == 0:
             return inputs
-        keep = self._uniform(inputs) >= self.rate
-        return inputs * keras.ops.cast(keep, inputs.dtype) / (1 - self.rate)
+        keep = keras.ops.cast(self._uniform(inputs) >= self.rate, inputs.dtype)
+        return inputs * (keep * (1 / (1 - self.rate)))
 
     def _uniform(self, inputs: Any) -> Any:
         """Numbers in [0, 1) in the shape of the mask, for the local rows."""

@@ -72,7 +72,8 @@ def flatten(model: keras.Model) -> keras.Model:
     if not any(functional(operation) for operation in _graph_of(model).operations):
         return _graph_of(model)
     inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in model.inputs]
-    return keras.Model(inputs, replay(model, inputs, lambda operation: operation), name=model.name)
+    outputs = replay(model, inputs, lambda operation: operation)
+    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=model.name)
 
 
 def copy_onto(model: keras.Model, inputs: list[KerasTensor], substitute: Callable[[Operation, str], Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,16 @@ def _weights_file(weights: str) -> Path:
 def _load_h5(model: keras.Model, path: Path) -> int:
     """Weights of this very network (more layers on top of it do no harm in .weights.h5); all or nothing."""
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise InputRefused(f"the weights do not fit {model.name}", str(path), _first_mismatch(str(error))) from error
+    for warning in caught:
+        if "freshly-initialized" in str(warning.message):
+            raise InputRefused(
+                f"the weights do not cover {model.name}", str(path), _first_mismatch(str(warning.message))
+            )
     return _count(model)
 
 

@@ -12,12 +12,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-MAX_THREADS = 16  # decoding is bound by cores and by latency of S3; more only costs memory
+MIN_THREADS = 8  # S3 answers after 50 ms or more, however few the cores
+MAX_THREADS = 16  # each may hold a large photo
 
 
 def decode_threads() -> int:
-    """Threads for reading and decoding: one per CPU that this process may use, two at least (reading waits)."""
-    return max(2, min(MAX_THREADS, len(os.sched_getaffinity(0))))
+    """Threads for reading and decoding: one per CPU that this process may use, within the limits above."""
+    return max(MIN_THREADS, min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
 
 def map_ahead(pool: Executor, function: Callable[[Item], Made], items: Iterable[Item], ahead: int) -> Iterator[Made]:

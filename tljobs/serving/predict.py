@@ -25,7 +25,7 @@ from tljobs.serving.rows import check_output
 from tljobs.specs import PredictSpec
 from tljobs.store import Store
 
-LOOK_AHEAD_IMAGES = 2 * BATCH_IMAGES  # one batch in the network, one being decoded
+LOOK_AHEAD_IMAGES = 4 * BATCH_IMAGES  # read and decoded while the network works
 
 # What a file became: its pixels for the network, or its row if it is no image.
 Loaded = tuple[InputFile, NDArray[np.uint8] | PredictionRow]

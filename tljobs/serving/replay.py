@@ -18,7 +18,7 @@ from tljobs.serving.bundle import BATCH_IMAGES, ModelBundle
 from tljobs.serving.lookahead import chunks, decode_threads, map_ahead
 from tljobs.store import Store
 
-LOOK_AHEAD_IMAGES = 2 * BATCH_IMAGES  # one batch in the network, one being decoded
+LOOK_AHEAD_IMAGES = 4 * BATCH_IMAGES  # decoded while the network works
 MAX_ABS_DIFFERENCE = 1e-5  # float32 rounding of other kernels stays below 1e-6; a wrong preprocessing does not
 MAX_LABELS_CHANGED = 0
 

@@ -112,8 +112,7 @@ def train_worker(config: dict[str, Any]) -> WorkerOutcome:
 
 
 def _workers() -> Workers:
-    """This process among the group's. One worker needs no collectives (and MultiWorkerMirroredStrategy's all-reduce
-    fails with a single one)."""
+    """This process among the group's. One worker needs no collectives."""
     import ray.train
     import ray.train.collective
     import tensorflow as tf

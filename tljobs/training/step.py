@@ -80,7 +80,8 @@ class TrainStep:
         if unreached:
             raise UsageError("no gradient reaches a trainable variable", ", ".join(unreached), "Check the head")
         hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == labels, tf.float32)
-        local = [loss, tf.reduce_sum(weights), tf.reduce_sum(hits * weights), stop, *gradients]
+        # An argument has no device in a graph, and the all-reduce refuses such tensors; its copy has one.
+        local = [loss, tf.reduce_sum(weights), tf.reduce_sum(hits * weights), tf.identity(stop), *gradients]
         context = tf.distribute.get_replica_context()
         loss, images, correct, stopped, *gradients = context.all_reduce(
             tf.distribute.ReduceOp.SUM, local, options=self._options
@@ -110,4 +111,4 @@ class SumOverWorkers:
         return self._strategy.run(self._replica, args=(values,))
 
     def _replica(self, values: Any) -> Any:
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(values))

@@ -23,10 +23,14 @@ def failure_recorded(store: Store, run: str) -> Iterator[None]:
     except Stopped:
         raise
     except (Exception, KeyboardInterrupt) as error:
-        what = error if isinstance(error, TljobsError) else TljobsError(type(error).__name__, "", str(error)[:500])
-        journal = run_journal(store, run)
-        journal.append("failed", data={"what": what.what, "where": what.where, "hint": what.hint})
+        record_failure(store, run, error)
         raise
+
+
+def record_failure(store: Store, run: str, error: BaseException) -> None:
+    told = error if isinstance(error, TljobsError) else TljobsError(type(error).__name__, "", str(error)[:500])
+    data = {"what": told.what, "where": told.where, "hint": told.hint, "code": told.exit_code}
+    run_journal(store, run).append("failed", data=data)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tljobs import layout
-from tljobs.errors import NameTaken, Stopped, TooManyFailures
+from tljobs.errors import NameTaken, Stopped, TljobsError, TooManyFailures, UsageError
 from tljobs.progress import Reporter
 from tljobs.ray_session import ray_session, ray_storage
 from tljobs.records import DatasetManifest, SearchRecord, new_token, now_utc
@@ -184,8 +184,7 @@ def _publish(store: Store, name: str, task: TrialTask, places: Places, attempt: 
     results = [trial for trial, _ in rows]
     best = best_of(rows)
     if best is None:
-        failures = [open_run(store, trial.run).failure.get("what", "") for trial in results]
-        raise TooManyFailures("no trial of the search succeeded", name, next(filter(None, failures), "See the runs"))
+        raise _no_success(name, [open_run(store, trial.run).failure for trial in results])
     reporter.note(score_table(results))
     reporter.note(f"Best: {best}; evaluating it and exporting its model")
     run = open_run(store, best)
@@ -195,6 +194,16 @@ def _publish(store: Store, name: str, task: TrialTask, places: Places, attempt: 
         finish_in_clean_process(store, task.manifest, best, spec, places.resources)
     store.put(layout.search_trials(name), trials_parquet(results))
     search_journal(store, name).append("finished", attempt=attempt, data={"best": best})
+
+
+def _no_success(name: str, failures: list[dict[str, Any]]) -> TljobsError:
+    """A mistake in the request that every trial met, or else too many failures."""
+    told = next(filter(None, failures), None)
+    if told is None:
+        return TooManyFailures("no trial of the search was trained", name, "Raise --time-limit")
+    if all(failure.get("code") == UsageError.exit_code for failure in failures):
+        return UsageError(told["what"], told["where"], told["hint"])
+    return TooManyFailures("no trial of the search succeeded", name, f"The first: {told['what']}. {told['hint']}")
 
 
 def _rows(store: Store, name: str) -> list[tuple[TrialResult, Any]]:

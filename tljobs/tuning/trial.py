@@ -6,12 +6,10 @@ In: a Trial and its search. Out: a run with checkpoints, metrics and validation 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from tljobs.errors import TljobsError
 from tljobs.evaluation.intervals import wilson
 from tljobs.records import DatasetManifest, EpochRow
 from tljobs.runs import open_run, run_journal, run_metrics, search_journal
@@ -19,6 +17,7 @@ from tljobs.specs import TuneSpec
 from tljobs.store import Store
 from tljobs.training.heartbeat import heartbeat
 from tljobs.training.reserve import reserve
+from tljobs.training.watch import record_failure
 from tljobs.tuning.space import Trial, train_spec
 
 
@@ -52,11 +51,8 @@ def run_trial(config: dict[str, Any], task: TrialTask) -> None:
         return
     try:
         _train(task, trial, run.name)
-    except TljobsError as error:
-        _record_failure(task, run.name, error.what, error.where, error.hint)
-        raise
     except Exception as error:
-        _record_failure(task, run.name, type(error).__name__, "", str(error)[:500])
+        record_failure(task.store, run.name, error)
         raise
 
 
@@ -110,8 +106,3 @@ def _must_not_start(task: TrialTask) -> bool:
     events = search_journal(task.store, task.search).read()
     begun = max((e.seq for e in events if e.kind == "attempt_started"), default=-1)
     return any(event.kind == "stop_requested" and event.seq > begun for event in events)
-
-
-def _record_failure(task: TrialTask, run: str, what: str, where: str, hint: str) -> None:
-    print(f"trial {run} failed: {what}", file=sys.stderr)
-    run_journal(task.store, run).append("failed", data={"what": what, "where": where, "hint": hint})

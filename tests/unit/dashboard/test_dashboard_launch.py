@@ -60,6 +60,16 @@ def test_an_unknown_kind_of_store_is_refused(capsys: pytest.CaptureFixture[str])
     assert "unknown kind of store: ftp://somewhere" in capsys.readouterr().err
 
 
+def test_without_streamlit_the_extra_is_named() -> None:
+    program = (
+        "import sys; sys.modules['streamlit'] = None\n"
+        "from dashboard.__main__ import main; sys.exit(main(['--no-browser']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "pip install 'tljobs[dashboard]'" in done.stderr
+
+
 def test_the_dashboard_imports_no_heavy_library() -> None:
     program = (
         "import sys, dashboard.__main__, dashboard.app\n"

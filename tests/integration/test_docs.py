@@ -1,0 +1,65 @@
+"""Every command in the documentation runs, in the order of the pages, on one store."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from images import make_class_folders
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    "docs/tasks/prepare.md",
+    "docs/tasks/commands.md",
+    "docs/tasks/train.md",
+    "docs/tasks/tune.md",
+    "docs/tasks/predict.md",
+    "docs/tasks/dashboard.md",
+    "docs/explanation/how-it-works.md",
+]
+# Commands that other tests run: the demo and the dashboard do not end by themselves or take minutes.
+ELSEWHERE = {"make demo": "test_demo.py", "tljobs dashboard": "browser/test_dashboard.py"}
+
+
+def commands(page: str) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs")
+    make_class_folders(folder / "photos", ["checks", "disc", "stripes"], per_class=40, size_px=110)
+    make_class_folders(folder / "new-photos", ["checks", "disc", "stripes"], per_class=2, size_px=110, seed=7)
+    return folder
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_page_run(page: str, folder: Path) -> None:
+    for command in commands(page):
+        if command in ELSEWHERE:
+            continue
+        words = command.replace("tljobs", f"{sys.executable} -m tljobs", 1)
+        run(["bash", "-c", words], folder)
+    for code in python_blocks(page):
+        run([sys.executable, "-c", code], folder)
+
+
+def test_every_page_with_commands_is_run() -> None:
+    pages = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]]
+    assert {page for page in pages if commands(page)} <= set(PAGES)
