@@ -42,7 +42,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(wildcard bench/[a-z]*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 # The browser tests drive a real Chromium, and its text needs a font.
 test-deps:

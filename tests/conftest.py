@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from images import make_class_folders
 from s3_server import S3Server, running_s3_server
 
@@ -19,6 +20,11 @@ pytest.register_assert_rewrite("store_contract")
 FOREIGN_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TLJOBS_STORE", "AWS_PROFILE", "AWS_ENDPOINT_URL")
 # Without RAY_AUTH_MODE, an embedded Ray writes a token into the home folder, which changes later clusters.
 TEST_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+# A busy machine is no bug: pytest's own time limit is the one that counts.
+settings.register_profile("tljobs", deadline=None)
+settings.load_profile("tljobs")
 
 
 def pytest_configure() -> None:

@@ -132,11 +132,9 @@ def _load_h5(model: keras.Model, path: Path) -> int:
             model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise InputRefused(f"the weights do not fit {model.name}", str(path), _first_mismatch(str(error))) from error
-    for warning in caught:
-        if "freshly-initialized" in str(warning.message):
-            raise InputRefused(
-                f"the weights do not cover {model.name}", str(path), _first_mismatch(str(warning.message))
-            )
+    skipped = [str(warning.message) for warning in caught if "freshly-initialized" in str(warning.message)]
+    if skipped:
+        raise InputRefused(f"the weights do not cover {model.name}", str(path), _first_mismatch(skipped[0]))
     return _count(model)
 
 

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -41,7 +42,7 @@ number = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hooks_module(tmp_path_factory: pytest.TempPathFactory) -> None:
+def hooks_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder: Path = tmp_path_factory.mktemp("hooks")
     (folder / "head_hooks_for_tests.py").write_text(HOOKS)
     sys.path.insert(0, str(folder))
@@ -116,8 +117,8 @@ def test_a_head_that_cannot_work_is_a_usage_error(head: str, message: str) -> No
         small(head)
 
 
-def test_build_head_names_its_last_layer_logits() -> None:
-    logits = build_head(keras.Input((12,)), classes=3, head="linear", dropout=0, seed=0)
-    assert logits.shape == (None, 3)
-    assert logits.name.startswith("keras_tensor")
-    assert keras.Model(logits._keras_history.operation.input, logits).layers[-1].name == "logits"
+def test_build_head_ends_in_a_layer_named_logits() -> None:
+    features = keras.Input((12,))
+    model = keras.Model(features, build_head(features, classes=3, head="8", dropout=0, seed=0))
+    assert [layer.name for layer in model.layers[1:]] == ["head_dense1", "logits"]
+    assert model.output_shape == (None, 3)
