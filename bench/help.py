@@ -9,7 +9,16 @@ from pathlib import Path
 
 from pairs import in_turn, report
 
-BARE = "from cyclopts import App\napp = App(name='bare', help='A bare program.')\n@app.command\ndef go(x: int = 1): ...\napp()\n"
+BARE = """
+from cyclopts import App
+
+app = App(name="bare", help="A bare program.")
+
+@app.command
+def go(x: int = 1): ...
+
+app()
+"""
 ROUNDS = 10
 
 

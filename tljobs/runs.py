@@ -262,7 +262,7 @@ class Search:
     @property
     def status(self) -> Status:
         if self.events and self.events[-1].kind in ("finished", "stopped"):
-            return self.events[-1].kind  # type: ignore[return-value]
+            return self.events[-1].kind
         if any(trial.status == "running" for trial in self.trials):
             return "running"
         return "interrupted" if self.trials else "created"

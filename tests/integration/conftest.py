@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from images import make_class_folders
+from s3_server import S3Server
 
+from tljobs import cli
 from tljobs.data.prepare import prepare
 from tljobs.progress import Silent
 from tljobs.records import DatasetManifest
@@ -20,8 +23,9 @@ CLASSES = ("checks", "disc", "stripes")
 
 
 @pytest.fixture(scope="session")
-def ray_two_cpus() -> Iterator[None]:
-    """An embedded Ray of two CPUs; the verbs use it instead of starting their own."""
+def ray_two_cpus(s3_server: S3Server) -> Iterator[None]:
+    """An embedded Ray of two CPUs; the verbs use it instead of starting their own. It starts after the S3 server,
+    whose address and keys its workers inherit."""
     import ray
 
     if ray.is_initialized():
@@ -60,3 +64,28 @@ def whole_run(store: Store, dataset: DatasetManifest) -> Callable[[TrainSpec], s
         return result.run
 
     return trained
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tljobs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ray_two_cpus: None
+) -> Callable[..., Done]:
+    """Runs a command line in a folder, in this process, on the Ray that is running; no traceback may appear."""
+
+    def run(*arguments: str, folder: Path) -> Done:
+        monkeypatch.chdir(folder)
+        code = cli.run(list(arguments))
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Done(code, captured.out, captured.err)
+
+    return run

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from images import make_class_folders
@@ -44,20 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_of_the_page_run(page: str, folder: Path) -> None:
+def test_commands_of_the_page_run(page: str, folder: Path, tljobs: Callable[..., Any]) -> None:
     for command in commands(page):
         if command in ELSEWHERE:
             continue
-        words = command.replace("tljobs", f"{sys.executable} -m tljobs", 1)
-        run(["bash", "-c", words], folder)
+        program, *arguments = shlex.split(command)
+        assert program == "tljobs", command
+        done = tljobs(*arguments, folder=folder)
+        assert done.code == 0, f"{command}\n{done.out}\n{done.err}"
     for code in python_blocks(page):
-        run([sys.executable, "-c", code], folder)
+        exec(compile(code, page, "exec"), {})  # in the folder of the commands before
 
 
 def test_every_page_with_commands_is_run() -> None:

@@ -83,9 +83,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}", "--num-cpus=2"]
+    workers = ["--object-store-memory=300000000", "--min-worker-port=0", "--max-worker-port=0"]
     head = subprocess.Popen(
-        [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
-        + ["--object-store-memory=300000000", f"--temp-dir={temporary}", "--min-worker-port=0", "--max-worker-port=0"],
+        [RAY, "start", "--head", "--block", *options, *workers],
         env=environment,
         stdout=(folder / "head.log").open("wb"),
         stderr=subprocess.STDOUT,

@@ -30,7 +30,7 @@ def crop_and_flip(image: Any, sample_seed: Any, image_size: int) -> Any:
     # Bits equal to libjpeg's accurate transform, as in validation; cropping before decoding saves most of the work.
     pixels = tf.io.decode_and_crop_jpeg(image, window, channels=3, dct_method="INTEGER_ACCURATE")
     resized = tf.image.resize(tf.cast(pixels, tf.float32), (image_size, image_size))
-    flip = tf.random.stateless_uniform((), seed=sample_seed + (0, 3)) < 0.5
+    flip = tf.random.stateless_uniform((), seed=_stream(sample_seed, 3)) < 0.5
     resized = tf.cond(flip, lambda: tf.reverse(resized, axis=[1]), lambda: resized)
     rounded = tf.cast(tf.round(resized), tf.uint8)
     return tf.ensure_shape(rounded, (image_size, image_size, 3))
@@ -41,9 +41,13 @@ def sample_seeds(seed: int, epoch: int, sample: Any) -> Any:
     return tf.stack([tf.constant((seed << 20) + epoch, tf.int64), tf.cast(sample, tf.int64) * 8])
 
 
+def _stream(sample_seed: Any, number: int) -> Any:
+    return tf.stack([sample_seed[0], sample_seed[1] + number])
+
+
 def _random_window(shape_px: Any, sample_seed: Any) -> Any:
     """int32 (4,): top, left, height, width of a crop with random area, aspect ratio and place."""
-    area, ratio, place = (tf.random.stateless_uniform((2,), seed=sample_seed + (0, stream)) for stream in range(3))
+    area, ratio, place = (tf.random.stateless_uniform((2,), seed=_stream(sample_seed, n)) for n in range(3))
     height, width = shape_px[0], shape_px[1]
     target = height * width * (MIN_AREA + (1 - MIN_AREA) * area[0])
     low, high = tf.math.log(ASPECT_RATIOS[0]), tf.math.log(ASPECT_RATIOS[1])

@@ -7,6 +7,7 @@ are our own (see training.checkpoint).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,20 +38,30 @@ class WorkerTask:
     run: str
 
 
+def import_early() -> None:
+    """Begins to import what Ray's trainer needs (it imports TensorFlow in the driver, too) while Ray is starting."""
+
+    def load() -> None:
+        import ray.train.tensorflow  # noqa: F401
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    threading.Thread(target=load, daemon=True, name="import-early").start()
+
+
 def run_workers(task: WorkerTask) -> FileInfo:
     """Blocks until the workers are done; returns the exported file. Raises Stopped, or the error that ended it."""
     import ray
-
-    # Ray's trainer imports TensorFlow in the driver, too.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
+
+    from tljobs.training.backend import MultiWorkerConfig
 
     resources = resources_for(task.spec)
     with ray_storage(task.store, layout.run(task.run)) as storage:
         trainer = TensorflowTrainer(
             train_worker,
             train_loop_config={"task": task},
+            tensorflow_config=MultiWorkerConfig(),
             scaling_config=ScalingConfig(
                 num_workers=task.spec.workers, use_gpu="GPU" in resources, resources_per_worker=resources
             ),
@@ -86,7 +97,7 @@ class WorkerOutcome:
 
 
 def train_worker(config: dict[str, Any]) -> WorkerOutcome:
-    """The function of each Ray Train worker. TensorFlow is imported already: Ray set TF_CONFIG before.
+    """The function of each Ray Train worker; TF_CONFIG is set, and TensorFlow is imported here.
 
     An exception makes Ray start the whole group again, which mends lost workers and a store that was away; an error
     that would come again is written down, so that the next attempt ends with it.

@@ -20,7 +20,7 @@ from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training.control import ask_to_stop, stop_on_signal
 from tljobs.training.heartbeat import heartbeat
-from tljobs.training.job import WorkerTask, finish_in_clean_process, resources_for, run_workers
+from tljobs.training.job import WorkerTask, finish_in_clean_process, import_early, resources_for, run_workers
 from tljobs.training.plan import TrainingPlan, make_plan
 from tljobs.training.reserve import find_reserved, reserve
 from tljobs.training.watch import failure_recorded, progress_shown
@@ -112,6 +112,7 @@ def _train_reserved(spec: TrainSpec, store: Store, reporter: Reporter, manifest:
     data = store.read(layout.dataset_manifest(manifest.name, manifest.version))
     run = reserve(store, spec, manifest, hashlib.sha256(data).hexdigest()).run
     task = WorkerTask(spec, store, manifest, run.name)
+    import_early()
     with heartbeat(store, run.name), failure_recorded(store, run.name), ray_session(store):
         with stop_on_signal(lambda: ask_to_stop(store, run.name, by="signal")):
             with progress_shown(store, run.name, reporter):

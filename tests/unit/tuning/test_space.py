@@ -45,5 +45,5 @@ def test_a_trial_is_a_run_of_the_search_with_one_worker() -> None:
 
 @pytest.mark.parametrize("rate", ["", "fast", "1e-3:1e-4", "0", "-1", "nan", "1e-4:x"])
 def test_what_is_no_rate_is_refused_by_name(rate: str) -> None:
-    with pytest.raises(UsageError, match="rate|range"):
+    with pytest.raises(UsageError, match=r"rate|range"):
         trials_of(TuneSpec(dataset="d", learning_rate=rate))
