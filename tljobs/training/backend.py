@@ -30,7 +30,7 @@ class _MultiWorkerBackend(Backend):
         addresses = worker_group.execute(_free_address)
         ray.get(
             [
-                worker_group.execute_single_async(rank, _set_tf_config, addresses=addresses, rank=rank)
+                worker_group.execute_single_async(rank, _set_tf_config, addresses, rank)
                 for rank in range(len(worker_group))
             ]
         )

@@ -350,13 +350,14 @@ def phase_plan(plan: TrainingPlan, phase: Phase, cut: CutNetwork) -> PhasePlan:
 
 def _finish(session: _Session, export: Callable[[Network], FileInfo | None]) -> Outcome:
     """Loads the best checkpoint and leaves this worker's validation probabilities for the replay of the model."""
+    _wait_for_all(session)
     commit = checkpoint.best(session.store, session.run)
     checkpoint.restore(checkpoint.read_state(session.store, commit), session.network.model.variables)
     result = session.validate()
     write_own_validation(session.store, session.run, session.workers.place.rank, result)
     session.watchdog.progress()
     file = export(session.network) if session.workers.is_first else None
-    session.sum_over_workers(np.ones(1))  # nobody leaves before all have written
+    _wait_for_all(session)
     return Outcome("trained", commit.position.step, file)
 
 
@@ -365,7 +366,13 @@ def write_own_validation(store: Store, run: str, rank: int, result: Validation) 
     store.put(layout.run_own_validation(run, rank), data)
 
 
+def _wait_for_all(session: _Session) -> None:
+    """What rank 0 wrote before is there for the others; what the others wrote before is there for rank 0."""
+    session.sum_over_workers(np.ones(1))
+
+
 def _load_best(session: _Session, best: Best | None) -> None:
+    _wait_for_all(session)
     if best:
         commit = checkpoint.read_commit(session.store, session.run, best.step, best.attempt)
         checkpoint.restore(checkpoint.read_state(session.store, commit), session.network.model.variables)
