@@ -380,9 +380,10 @@ def _load_best(session: _Session, best: Best | None) -> None:
 
 def _optimizer(spec: TrainSpec) -> keras.optimizers.Optimizer:
     """The rate is set before each step. Clipping acts on global gradients (see training.step)."""
-    clip = {"global_clipnorm": spec.clip_norm} if spec.clip_norm else {}
+    # Keras would number unnamed optimizers over the process, and a resume has made fewer of them.
+    shared: dict[str, Any] = {"learning_rate": 1e-3, "name": "optimizer", "global_clipnorm": spec.clip_norm}
     if spec.optimizer == "adamw":
-        return keras.optimizers.AdamW(1e-3, weight_decay=spec.weight_decay, **clip)
+        return keras.optimizers.AdamW(weight_decay=spec.weight_decay, **shared)
     if spec.optimizer == "sgd":
-        return keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, **clip)
-    return keras.optimizers.Adam(1e-3, **clip)
+        return keras.optimizers.SGD(momentum=0.9, nesterov=True, **shared)
+    return keras.optimizers.Adam(**shared)
