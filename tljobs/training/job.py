@@ -78,7 +78,7 @@ def run_workers(task: WorkerTask) -> FileInfo:
         try:
             outcome: WorkerOutcome = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
-            raise TljobsError("training failed and was not started again", task.run, _root_cause(error)) from error
+            raise _final_error(error, task.run) from error
     if outcome.error:
         raise outcome.error
     if outcome.file is None:
@@ -197,8 +197,12 @@ def _in_clean_process(function: Callable[..., Any], resources: dict[str, float],
         raise
 
 
-def _root_cause(error: BaseException) -> str:
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        return f"{type(failure).__name__}: {str(failure).strip().splitlines()[-1][:300]}"
-    return str(error).strip().splitlines()[-1][:300]
+def _final_error(error: Any, run: str) -> TljobsError:
+    """What ended the last attempt: our own error as it was raised in the worker, or Ray's in one line."""
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    raised = [getattr(failure, "_base_exc", failure) for failure in failures]
+    ours = next((each for each in raised if isinstance(each, TljobsError)), None)
+    if ours:
+        return ours
+    text = " ".join(str((raised or [error])[0]).split())[-300:]
+    return TljobsError("training failed and was not started again", run, text)

@@ -55,7 +55,8 @@ class TrainStep:
         gradient_bytes = sum(4 * int(np.prod(variable.shape)) for variable in self._variables)
         pack = 0 if gradient_bytes < ONE_PACK_BYTES else PACK_BYTES
         self._options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=pack)
-        self._function = tf.function(self._step)
+        # Without AutoGraph: it would turn our errors into its own.
+        self._function = tf.function(self._step, autograph=False)
 
     def __call__(self, pixels: Any, labels: Any, weights: Any, stop: bool) -> StepOutput:
         outputs = self._function(pixels, labels, weights, tf.constant(float(stop)))
