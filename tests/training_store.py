@@ -27,15 +27,20 @@ CLASSES = ("checks", "disc", "stripes")
 IMAGE_SIZE = 32
 PER_CLASS = 40
 SHARD_ROWS: dict[Split, tuple[int, ...]] = {"train": (70, 3, 23), "val": (9, 3), "test": (12,)}
-MAX_PIXELS = 10**6
+MAX_PIXELS = 10**7
 
 
 def make_training_dataset(store: Store, folder: Path, name: str = "shapes") -> DatasetManifest:
     """Publishes `name`: 96 training images in shards of 70, 3 and 23, 12 for validation and 12 for the test."""
     source = make_class_folders(folder, CLASSES, PER_CLASS, size_px=48)
-    plan = _plan(PrepareSpec(source=str(source), name=name, image_size=IMAGE_SIZE))
-    publish(plan, [_written(store, task) for task in _tasks(plan)], store)
-    return open_dataset(store, name)
+    return publish_photos(store, PrepareSpec(source=str(source), name=name, image_size=IMAGE_SIZE), SHARD_ROWS)
+
+
+def publish_photos(store: Store, spec: PrepareSpec, shard_rows: dict[Split, tuple[int, ...]]) -> DatasetManifest:
+    """Of ten images in the order of their names, the first goes to val, the second to test, the others to train."""
+    plan = _plan(spec)
+    publish(plan, [_written(store, task, spec.image_size) for task in _tasks(plan, shard_rows)], store)
+    return open_dataset(store, spec.name)
 
 
 def reserve_run(store: Store, spec: TrainSpec, manifest: DatasetManifest) -> str:
@@ -59,10 +64,10 @@ def _plan(spec: PrepareSpec) -> DatasetPlan:
     return DatasetPlan(spec=spec, listing=listing, placed=placed, duplicates=0, rejected=())
 
 
-def _tasks(plan: DatasetPlan) -> list[ShardTask]:
+def _tasks(plan: DatasetPlan, shard_rows: dict[Split, tuple[int, ...]]) -> list[ShardTask]:
     tasks = []
     for split in SPLITS:
-        sizes = SHARD_ROWS[split]
+        sizes = shard_rows[split]
         images = [each.image for each in plan.placed if each.split == split]
         for shard, (first, end) in enumerate(itertools.pairwise((0, *itertools.accumulate(sizes)))):
             rows = tuple(
@@ -74,6 +79,6 @@ def _tasks(plan: DatasetPlan) -> list[ShardTask]:
     return tasks
 
 
-def _written(store: Store, task: ShardTask) -> ShardReport:
-    short_side = stored_short_side(IMAGE_SIZE)
+def _written(store: Store, task: ShardTask, image_size: int) -> ShardReport:
+    short_side = stored_short_side(image_size)
     return write_shard(task, store=store, endpoint_url=None, short_side=short_side, max_pixels=MAX_PIXELS)

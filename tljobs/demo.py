@@ -66,14 +66,14 @@ def _runs(dataset: str) -> list[tuple[str, TrainSpec]]:
         weights="none",
         unfreeze="all",
         head_epochs=0,
-        epochs=8,
+        epochs=6,
         learning_rate=2e-3,
         fine_tune_factor=1.0,
         batchnorm="sync",
     )
-    head = TrainSpec(dataset=dataset, name=f"{dataset}-head", unfreeze="head", epochs=5, learning_rate=3e-3)
+    head = TrainSpec(dataset=dataset, name=f"{dataset}-head", unfreeze="head", epochs=3, learning_rate=5e-3)
     two = TrainSpec(
-        dataset=dataset, name=f"{dataset}-two-phases", unfreeze="2", head_epochs=2, epochs=5, learning_rate=3e-3
+        dataset=dataset, name=f"{dataset}-two-phases", unfreeze="2", head_epochs=1, epochs=3, learning_rate=5e-3
     )
     return [
         ("2. a small network from scratch: no transfer", scratch),
@@ -95,10 +95,10 @@ def _searched(dataset: str, store: Store, reporter: Reporter) -> tuple[Stage, st
     spec = TuneSpec(
         dataset=dataset,
         name=f"{dataset}-search",
-        learning_rate="1e-3,6e-3",
-        unfreeze="head,3",
+        learning_rate="2e-3,1e-2",
+        unfreeze="head,2",
         head_epochs=1,
-        epochs=3,
+        epochs=2,
     )
     result = tune(spec, store, reporter)
     if not isinstance(result, TuneResult) or result.best is None:

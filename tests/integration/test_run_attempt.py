@@ -28,7 +28,9 @@ from tljobs.training.workers import StopFlag, Workers
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 STEPS_PER_EPOCH = 3  # 96 images, 40 per step: the last batch is padded
-HARMLESS_RATE = 1e-30  # moves no float32
+HARMLESS_RATE = 1e-30  # moves no float32 but zeros
+MOVED_BY_HARMLESS_RATE = 1e-28
+STEP_SCALARS = ("loss", "accuracy", "learning_rate", "grad_norm")
 
 
 @dataclass
@@ -43,6 +45,12 @@ class Attempt:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return LocalStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def plain_run(store: Store, manifest: DatasetManifest) -> Attempt:
+    """The run `plain`: two phases, three epochs, a checkpoint every 2 steps."""
+    return trained(store, manifest, spec("plain", checkpoint_steps=2))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +149,7 @@ def test_a_run_stopped_after_every_step_equals_one_that_was_left_alone(
     assert mine.variables_sha256 == theirs.variables_sha256
     expected = checkpoint.read_state(store, theirs)
     found = checkpoint.read_state(store, mine)
-    assert list(found) == list(expected)
+    assert set(found) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
     assert any("momentum" in name for name in expected) and any("seed_generator" in name for name in expected)
@@ -151,14 +159,13 @@ def test_a_run_stopped_after_every_step_equals_one_that_was_left_alone(
 
 
 def test_checkpoints_come_at_the_asked_steps_and_the_last_and_the_best_are_there(
-    store: Store, manifest: DatasetManifest
+    store: Store, plain_run: Attempt
 ) -> None:
-    trained(store, manifest, spec("cadence", checkpoint_steps=2))
-    events = run_journal(store, "cadence").read()
+    events = run_journal(store, "plain").read()
     saved = [event.step for event in events if event.kind == "checkpoint"]
     assert saved == [2, 3, 4, 6, 8, 9]  # every 2 steps and at the end of every epoch
-    kept = [step for step, _ in checkpoint.committed(store, "cadence")]
-    best = checkpoint.best(store, "cadence").position.step
+    kept = [step for step, _ in checkpoint.committed(store, "plain")]
+    best = checkpoint.best(store, "plain").position.step
     assert kept[:2] == [9, 8]
     assert best in kept
     assert len(kept) <= checkpoint.KEEP_NEWEST + 2
@@ -227,7 +234,8 @@ def test_the_second_phase_starts_from_the_head_of_the_first(store: Store, manife
     trained(store, manifest, two)
     head, end = (arrays_at(store, "two", epochs * STEPS_PER_EPOCH) for epochs in (2, 3))
     assert float(np.abs(head["logits/kernel"]).max()) > 0.01
-    assert_same_model({path: end[path] for path in model_paths(end)}, head)
+    for path in model_paths(end):
+        np.testing.assert_allclose(end[path], head[path], rtol=0, atol=MOVED_BY_HARMLESS_RATE, err_msg=path)
     started = [event for event in run_journal(store, "two").read() if event.kind == "phase_started"]
     assert [(event.data["name"], event.step) for event in started] == [("head", 0), ("unfrozen-all", 6)]
 
@@ -253,18 +261,19 @@ def test_after_early_stopping_the_second_phase_starts_from_the_best_head(
     assert unfrozen.val_loss == pytest.approx(best.val_loss, rel=1e-6)
 
 
-def test_every_validation_of_both_phases_is_on_all_images(store: Store, manifest: DatasetManifest) -> None:
+def test_every_validation_of_both_phases_is_on_all_images(
+    store: Store, manifest: DatasetManifest, plain_run: Attempt
+) -> None:
     """The best epoch's scores are those of its own probabilities of every validation image, each once."""
-    result = trained(store, manifest, spec("validated"))
-    arrays = safetensors.numpy.load(store.read(layout.run_own_validation("validated", 0)))
+    arrays = safetensors.numpy.load(store.read(layout.run_own_validation("plain", 0)))
     assert arrays["positions"].tolist() == list(range(manifest.splits["val"].images))
     reader = SplitReader(store, manifest, "val")
     labels = np.concatenate([reader.read(group)[1] for group in range(len(reader.groups))])
     picked = arrays["probabilities"][np.arange(len(labels)), labels]
-    best = next(epoch for epoch in result.epochs if epoch.step == result.outcome.step)
+    best = next(epoch for epoch in plain_run.epochs if epoch.step == plain_run.outcome.step)
     assert best.val_accuracy == pytest.approx(np.mean(arrays["probabilities"].argmax(axis=1) == labels))
     assert best.val_loss == pytest.approx(-np.log(picked.astype(np.float64)).mean(), rel=1e-5)
-    for epoch in result.epochs:
+    for epoch in plain_run.epochs:
         images = epoch.val_accuracy * manifest.splits["val"].images
         assert images == pytest.approx(round(images))
         assert epoch.images == manifest.splits["train"].images
@@ -285,13 +294,12 @@ def test_clip_norm_bounds_every_update_of_a_run(store: Store, manifest: DatasetM
 # ----------------------------------------------------------------------------------------------- what is written
 
 
-def test_tensorboard_reads_the_metrics_of_the_run(store: Store, manifest: DatasetManifest, tmp_path: Path) -> None:
-    trained(store, manifest, spec("curves"))
-    key = layout.run_tensorboard("curves", 1)
+def test_tensorboard_reads_the_metrics_of_the_run(store: Store, plain_run: Attempt, tmp_path: Path) -> None:
+    key = layout.run_tensorboard("plain", 1)
     (tmp_path / Path(key).name).write_bytes(store.read(key))
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
-    steps, epochs = run_metrics(store, open_run(store, "curves"))
+    steps, epochs = run_metrics(store, open_run(store, "plain"))
     rows = {f"train/{name}": [(row.step, getattr(row, name)) for row in steps] for name in STEP_SCALARS}
     rows["val/loss"] = [(row.step, row.val_loss) for row in epochs]
     rows["val/accuracy"] = [(row.step, row.val_accuracy) for row in epochs]
@@ -303,12 +311,8 @@ def test_tensorboard_reads_the_metrics_of_the_run(store: Store, manifest: Datase
         assert [value for _, value in found] == pytest.approx([value for _, value in wanted], rel=1e-6)
 
 
-STEP_SCALARS = ("loss", "accuracy", "learning_rate", "grad_norm")
-
-
-def test_metrics_are_plain_json_on_disk(store: Store, manifest: DatasetManifest) -> None:
+def test_metrics_are_plain_json_on_disk(store: Store, plain_run: Attempt) -> None:
     """Read as anybody can, with the json module alone."""
-    trained(store, manifest, spec("plain"))
     assert isinstance(store, LocalStore)
     pieces = [json.loads(path.read_text()) for path in sorted((store.root / "runs/plain/metrics").glob("*.json"))]
     epochs = [row for piece in pieces for row in piece["epochs"]]
