@@ -68,9 +68,7 @@ def test_an_epoch_from_shards_takes_at_most_half_the_cpu_time_of_one_from_origin
     store = LocalStore(tmp_path / "store")
     spec = PrepareSpec(source=str(tmp_path / "photos"), name="large", image_size=SIZE)
     manifest = publish_photos(store, spec, {"train": (48,), "val": (6,), "test": (6,)})
-    feed = TrainFeed(
-        store, manifest, image_size=SIZE, global_batch=BATCH, seed=0, augment="crop-flip", place=Place()
-    )
+    feed = TrainFeed(store, manifest, image_size=SIZE, global_batch=BATCH, seed=0, augment="crop-flip", place=Place())
     from_originals = cpu_s(lambda: sum(len(batch) for batch in online(files[:48])))
     from_shards = cpu_s(lambda: sum(len(pixels) for pixels, _, _ in feed.epoch(0)))
     print(f"48 images: {from_originals:.2f} s of CPU from originals, {from_shards:.2f} s from shards")

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
-from training_store import IMAGE_SIZE, make_training_dataset, reserve_run
+from training_store import make_training_dataset, reserve_run
 
 from tljobs import layout
 from tljobs.backbones.network import Network

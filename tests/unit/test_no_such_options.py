@@ -11,6 +11,7 @@ SPECS: tuple[type[Spec], ...] = (PrepareSpec, TrainSpec, TuneSpec, EvaluateSpec,
 GONE = (
     *("shuffle", "rescale", "input_mean", "input_std", "input_layer", "output_layer", "preprocessing_function"),
     *("steps_per_epoch", "validation_steps", "input_shape", "is_training", "channel_order", "class_weight", "labels"),
+    *("loss", "activation", "metrics"),
 )
 
 

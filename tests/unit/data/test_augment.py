@@ -39,12 +39,12 @@ def cropped(image: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
     return crop_and_flip(image, seeds, SIDE)
 
 
-def crop(seed: int, epoch: int, sample: int, image: bytes = coordinates_jpeg()) -> np.ndarray:  # noqa: B008
+def crop(seed: int, epoch: int, sample: int, image: bytes = coordinates_jpeg()) -> np.ndarray:
     return np.asarray(cropped(image, sample_seeds(seed, epoch, sample)))
 
 
 def window_of(pixels: np.ndarray) -> Window:
-    """Lines through the levels of the columns and rows: their slope is the size of the window, their start its place."""
+    """By lines through the levels of columns and rows: their slope gives the size, their start the place."""
     columns, rows = pixels[..., 0].mean(axis=0), pixels[..., 1].mean(axis=1)
     flipped = bool(columns[0] > columns[-1])
     sizes, starts = [], []

@@ -176,7 +176,9 @@ def test_clip_norm_bounds_the_update_and_does_nothing_below_the_bound(network: N
         randomise_head(network)
         cut = cut_network(network, "1", "frozen")
         before = values(network.model.variables)
-        output = step_of(cut, keras.optimizers.SGD(rate, global_clipnorm=clip_norm))(pixels, labels, weights, stop=False)
+        output = step_of(cut, keras.optimizers.SGD(rate, global_clipnorm=clip_norm))(
+            pixels, labels, weights, stop=False
+        )
         length = moved(before, values(network.model.variables))
         for variable, value in zip(network.model.variables, before, strict=True):
             variable.assign(value)
