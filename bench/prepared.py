@@ -16,7 +16,7 @@ import tensorflow as tf
 from pairs import in_turn, report
 from PIL import Image
 
-from tljobs.data.augment import crop_and_flip, sample_seeds
+from tljobs.data.augment import sample_seeds
 from tljobs.data.feed import Place, TrainFeed
 from tljobs.data.prepare import prepare
 from tljobs.progress import Console
@@ -58,8 +58,9 @@ def _online(files: list[str]):  # type: ignore[no-untyped-def]
     def load(path, sample):  # type: ignore[no-untyped-def]
         pixels = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")
         small = tf.image.resize(pixels, (256, 256 * WIDTH // HEIGHT), antialias=True)
-        encoded = tf.io.encode_jpeg(tf.cast(small, tf.uint8), quality=100)
-        return crop_and_flip(encoded, sample_seeds(0, 0, sample), SIZE)
+        seed = sample_seeds(0, 0, sample)
+        cropped = tf.image.stateless_random_crop(small, (SIZE, SIZE, 3), seed)
+        return tf.cast(tf.image.stateless_random_flip_left_right(cropped, seed), tf.uint8)
 
     data = tf.data.Dataset.from_tensor_slices((files, np.arange(len(files))))
     return data.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(2)

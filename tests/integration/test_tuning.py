@@ -24,7 +24,7 @@ def spec(**changes: object) -> TuneSpec:
         "name": "grid",
         "backbone": "small-cnn",
         "weights": "none",
-        "learning_rate": "1e-6,1e-2",
+        "learning_rate": "1e-2,1e-6",
         "unfreeze": "head,all",
         "fine_tune_factor": 1.0,
         "batchnorm": "sync",

@@ -122,7 +122,7 @@ def read_commit(store: Store, run: str, step: int, attempt: int) -> CheckpointCo
 
 
 def read_state(store: Store, commit: CheckpointCommit) -> dict[str, npt.NDArray[Any]]:
-    """Arrays by name, in order. Raises InputRefused unless size and SHA-256 are those of the commit."""
+    """Arrays by name. Raises InputRefused unless size and SHA-256 are those of the commit."""
     data = store.read(commit.state.key)
     if len(data) != commit.state.size_bytes or hashlib.sha256(data).hexdigest() != commit.state.sha256:
         raise InputRefused("damaged checkpoint", commit.state.key, "An older one is used if there is one")
@@ -131,7 +131,7 @@ def read_state(store: Store, commit: CheckpointCommit) -> dict[str, npt.NDArray[
 
 
 def restore(arrays: dict[str, npt.NDArray[Any]], variables: Sequence[Any]) -> None:
-    """Assigns the arrays to the variables, by position; names and shapes must agree. `variables` may be the first
+    """Assigns the arrays to the variables, by name; names hold the position, and shapes must agree. `variables` may be the first
     part of what was saved (the model without the optimizer)."""
     for index, variable in enumerate(variables):
         name = f"{index:05}:{variable.path}"

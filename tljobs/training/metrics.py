@@ -47,7 +47,7 @@ class Best(BaseModel):
 
 class LoopState(BaseModel):
     """All that training must remember beside variables and position. `bad_epochs` counts epochs of this phase
-    since the last better one; `stopped_early` tells that the phase has ended."""
+    since the last better one."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -111,6 +111,8 @@ def _run_trials(task: TrialTask, trials: tuple[Trial, ...], places: Places, repo
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
+    from tljobs.tuning.progress import TrialProgress
+
     spec = task.spec
     # Before the head phase is over, depths cannot differ: no trial is stopped until one epoch after it.
     grace = min(spec.epochs, spec.head_epochs + 1)
@@ -119,7 +121,6 @@ def _run_trials(task: TrialTask, trials: tuple[Trial, ...], places: Places, repo
         if spec.asha
         else FIFOScheduler()
     )
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # trials keep their own records
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     with ray_storage(task.store, layout.search(task.search)) as storage:
         tuner = tune.Tuner(
@@ -138,34 +139,11 @@ def _run_trials(task: TrialTask, trials: tuple[Trial, ...], places: Places, repo
             run_config=tune.RunConfig(
                 name=f"{task.search}-{new_token()[:8]}",
                 verbose=0,
-                callbacks=[_progress_callback(reporter, len(trials))],
+                callbacks=[TrialProgress(reporter, len(trials))],
                 **storage,
             ),
         )
         tuner.fit()
-
-
-def _progress_callback(reporter: Reporter, total: int) -> Any:
-    from ray.tune import Callback
-
-    class Progress(Callback):
-        """Tells the reporter of every trial that ends."""
-
-        done = 0
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._tell(trial, f"accuracy {trial.last_result.get('val_accuracy', float('nan')):.3f}")
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._tell(trial, "failed")
-
-        def _tell(self, trial: Any, how: str) -> None:
-            self.done += 1
-            asked: Trial = trial.config["trial"]
-            detail = f"(depth {asked.unfreeze}, rate {asked.learning_rate:.2g}: {how})"
-            reporter.progress("trials", self.done, total, detail)
-
-    return Progress()
 
 
 def _ask_all_to_stop(store: Store, name: str, trials: tuple[Trial, ...]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from training_store import make_training_dataset
 
+from tljobs.backbones.small_cnn import small_cnn
 from tljobs.errors import UsageError
 from tljobs.records import DatasetManifest
 from tljobs.specs import TrainSpec
@@ -34,7 +35,7 @@ def test_depths_are_unfrozen_one_after_the_other_each_with_its_count_and_rate(ma
     assert [phase.epochs for phase in phases] == [3, 1, 1, 3]
     assert [phase.learning_rate for phase in phases] == pytest.approx([2e-3, 5e-4, 5e-4, 5e-4])
     counts = [phase.trainable_parameters for phase in phases]
-    assert counts[0] == 256 * 3 + 3
+    assert counts[0] == (small_cnn(32).output_shape[-1] + 1) * 3
     assert counts == sorted(set(counts))
     assert len({phase.trainable_parameters + phase.frozen_parameters for phase in phases}) == 1
     assert [phase.first_epoch for phase in plan.phases] == [0, 3, 4, 5]
