@@ -131,8 +131,8 @@ def read_state(store: Store, commit: CheckpointCommit) -> dict[str, npt.NDArray[
 
 
 def restore(arrays: dict[str, npt.NDArray[Any]], variables: Sequence[Any]) -> None:
-    """Assigns the arrays to the variables, by name; names hold the position, and shapes must agree. `variables` may be the first
-    part of what was saved (the model without the optimizer)."""
+    """Assigns the arrays to the variables by name (which holds the position); shapes must agree. `variables` may be
+    the first part of what was saved: the model without the optimizer."""
     for index, variable in enumerate(variables):
         name = f"{index:05}:{variable.path}"
         array = arrays.get(name)
