@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from pathlib import Path
 
 from tljobs import layout
 from tljobs.backbones.registry import backbone
@@ -61,6 +62,10 @@ def check(spec: TrainSpec, manifest: DatasetManifest) -> TrainingPlan:
             f"{known.name} needs images of at least {known.min_image_size} pixels, not {plan.image_size}",
             "--image-size",
         )
+    if spec.weights == "imagenet" and not known.pretrained:
+        raise UsageError(f"{known.name} has no pretrained weights", "--weights imagenet", "Use --weights none")
+    if spec.weights not in ("imagenet", "none") and not Path(spec.weights).is_file():
+        raise NotFound("no such weights file", spec.weights, "imagenet, none, or a .keras or .weights.h5 file")
     return plan
 
 
