@@ -81,6 +81,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
     }
     options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}", "--num-cpus=2"]
     workers = ["--object-store-memory=300000000", "--min-worker-port=0", "--max-worker-port=0"]
