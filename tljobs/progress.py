@@ -35,6 +35,9 @@ class Silent:
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None: ...
 
 
+SILENT = Silent()
+
+
 class Console:
     """Reports to stderr. `close` ends the bar; further calls open a new one."""
 

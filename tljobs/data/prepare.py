@@ -22,7 +22,7 @@ from tljobs.data.plan import DatasetPlan, Hashed, HashReport, HashTask, Placed, 
 from tljobs.data.publish import find_published, publish
 from tljobs.data.sources import Listing, SourceFile, list_source
 from tljobs.data.split import Percentages, assign_splits, require_images, unique_images
-from tljobs.progress import Reporter
+from tljobs.progress import SILENT, Reporter
 from tljobs.ray_session import ray_session
 from tljobs.records import SPLITS, Part
 from tljobs.results import PrepareResult
@@ -36,7 +36,9 @@ TaskT = TypeVar("TaskT", bound=Part)
 ReportT = TypeVar("ReportT", bound=Part)
 
 
-def prepare(spec: PrepareSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> PrepareResult | None:
+def prepare(
+    spec: PrepareSpec, store: Store, reporter: Reporter = SILENT, *, dry_run: bool = False
+) -> PrepareResult | None:
     """Prepares a dataset and publishes it, or finds the equal one that is published.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tljobs import layout
 from tljobs.errors import InputRefused, NotFound
 from tljobs.evaluation import report as reports
-from tljobs.progress import Reporter
+from tljobs.progress import SILENT, Reporter
 from tljobs.records import DatasetManifest, EvaluationReport, ModelRecord
 from tljobs.results import EvaluateResult
 from tljobs.runs import open_dataset, open_run, run_model
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from tljobs.serving.bundle import ModelBundle
 
 
-def evaluate(spec: EvaluateSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> EvaluateResult | None:
+def evaluate(
+    spec: EvaluateSpec, store: Store, reporter: Reporter = SILENT, *, dry_run: bool = False
+) -> EvaluateResult | None:
     """Scores of the model of `spec.run` on `spec.split`. None after the plan with `dry_run`.
 
     An evaluation of the same model file that is published already is returned as it is, so that a test split is used

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tljobs import layout
 from tljobs.errors import NameTaken, NotFound, Unreachable, UsageError
-from tljobs.progress import Reporter
+from tljobs.progress import SILENT, Reporter
 from tljobs.records import ModelRecord
 from tljobs.results import ExportResult
 from tljobs.runs import open_run, run_evaluations, run_model
@@ -31,7 +31,9 @@ for name in sys.argv[1:]:
 '''
 
 
-def export(spec: ExportSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> ExportResult | None:
+def export(
+    spec: ExportSpec, store: Store, reporter: Reporter = SILENT, *, dry_run: bool = False
+) -> ExportResult | None:
     """Creates the folder `spec.out` with the model, its record, labels, card and a script. None with `dry_run`.
 
     The folder appears when it is complete; then its model is opened from there as any user would. Raises NotFound

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tljobs.data.decode import BadImage
 from tljobs.errors import NotFound
 from tljobs.layout import ID_PATTERN
-from tljobs.progress import Reporter
+from tljobs.progress import SILENT, Reporter
 from tljobs.results import PredictionRow
 from tljobs.serving.bundle import BATCH_IMAGES, RECORD_FILE, ModelBundle, open_bundle, open_folder
 from tljobs.serving.inputs import InputFile, find_inputs
@@ -31,7 +31,7 @@ LOOK_AHEAD_IMAGES = 4 * BATCH_IMAGES  # read and decoded while the network works
 Loaded = tuple[InputFile, NDArray[np.uint8] | PredictionRow]
 
 
-def predict(spec: PredictSpec, store: Store, reporter: Reporter) -> Iterator[PredictionRow]:
+def predict(spec: PredictSpec, store: Store, reporter: Reporter = SILENT) -> Iterator[PredictionRow]:
     """One row per input file, in the order of `spec.inputs`, computed as the rows are taken.
 
     A file that is no good image gives a row whose `status` is the decoder's reason code. Before any work: raises

@@ -12,7 +12,7 @@ from pathlib import Path
 from tljobs import layout
 from tljobs.backbones.registry import backbone
 from tljobs.errors import NotFound, UsageError
-from tljobs.progress import Reporter
+from tljobs.progress import SILENT, Reporter
 from tljobs.ray_session import ray_session
 from tljobs.records import DatasetManifest, FileInfo, ModelRecord, RunRecord
 from tljobs.results import TrainResult
@@ -27,7 +27,7 @@ from tljobs.training.reserve import find_reserved, reserve
 from tljobs.training.watch import failure_recorded, progress_shown
 
 
-def train(spec: TrainSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> TrainResult | None:
+def train(spec: TrainSpec, store: Store, reporter: Reporter = SILENT, *, dry_run: bool = False) -> TrainResult | None:
     """Trains one run, or finds the one of an equal request, or goes on with it where it was.
 
     Returns None after the printed plan with `dry_run`. Raises Stopped when it was asked to stop (all is saved).
@@ -46,7 +46,7 @@ def train(spec: TrainSpec, store: Store, reporter: Reporter, *, dry_run: bool = 
     return _train_reserved(spec, store, reporter, manifest)
 
 
-def resume(store: Store, name: str, reporter: Reporter) -> TrainResult | None:
+def resume(store: Store, name: str, reporter: Reporter = SILENT) -> TrainResult | None:
     """Goes on with an interrupted, stopped or failed run, with the spec that it was started with."""
     run = open_run(store, name)
     spec = TrainSpec.model_validate({**run.record.spec, "name": name, "dataset": _reference(run.record)})

@@ -14,7 +14,7 @@ from typing import Any
 
 from tljobs import layout
 from tljobs.errors import NameTaken, Stopped, TljobsError, TooManyFailures, UsageError
-from tljobs.progress import Reporter
+from tljobs.progress import SILENT, Reporter
 from tljobs.ray_session import ray_session, ray_storage
 from tljobs.records import DatasetManifest, SearchRecord, new_token, now_utc
 from tljobs.results import TrialResult, TuneResult
@@ -34,7 +34,7 @@ ASHA_REDUCTION = 3
 HOW, NOT_WHAT = NOT_PART_OF_REQUEST, frozenset({"dataset", "concurrent", "time_limit"})
 
 
-def tune(spec: TuneSpec, store: Store, reporter: Reporter, *, dry_run: bool = False) -> TuneResult | None:
+def tune(spec: TuneSpec, store: Store, reporter: Reporter = SILENT, *, dry_run: bool = False) -> TuneResult | None:
     """Runs one search, finds the one of an equal request, or goes on with it.
 
     Returns None after the printed plan with `dry_run`. Raises Stopped on request, TooManyFailures when no trial

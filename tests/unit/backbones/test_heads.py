@@ -19,7 +19,7 @@ def branches(features):
     return keras.layers.Concatenate()([a, b])
 
 def a_map(features):
-    return keras.layers.Reshape((16, 16, 1))(features)
+    return keras.layers.Reshape((16, 12, 1))(features)
 
 def nothing(features):
     return None
@@ -105,7 +105,7 @@ def test_a_function_may_branch_and_its_dropout_is_addressed_and_left_out_of_the_
         ("no_such_module_anywhere:f", "cannot import the head"),
         ("head_hooks_for_tests:missing", "no such function"),
         ("head_hooks_for_tests:number", "not a function"),
-        ("head_hooks_for_tests:a_map", r"must return one tensor .* It returned shape \(None, 16, 16, 1\)"),
+        ("head_hooks_for_tests:a_map", r"must return one tensor .* It returned shape \(None, 16, 12, 1\)"),
         ("head_hooks_for_tests:nothing", "It returned NoneType"),
         ("head_hooks_for_tests:noise", "random numbers of its own: GaussianNoise"),
         ("head_hooks_for_tests:own", "cannot hold: Own"),

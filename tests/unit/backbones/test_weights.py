@@ -86,13 +86,13 @@ def other_width() -> keras.Model:
 
 def test_a_keras_file_of_other_shapes_names_the_first_mismatch(tmp_path: Path) -> None:
     other_width().save(tmp_path / "w.keras")
-    with pytest.raises(InputRefused, match=r"Layer block1_conv has shapes \[\(3, 3, 3, 32\)\], the file .*3, 8\)"):
+    with pytest.raises(InputRefused, match=r"Layer block1_conv has shapes \[\(3, 3, 3, 24\)\], the file .*3, 8\)"):
         load_backbone(SMALL, 32, str(tmp_path / "w.keras"))
 
 
 def test_an_h5_file_of_other_shapes_names_the_first_mismatch(tmp_path: Path) -> None:
     other_width().save_weights(tmp_path / "w.weights.h5")
-    with pytest.raises(InputRefused, match=r"do not fit small_cnn.*block1_conv.*\(3, 3, 3, 32\).*\(3, 3, 3, 8\)"):
+    with pytest.raises(InputRefused, match=r"do not fit small_cnn.*block1_conv.*\(3, 3, 3, 24\).*\(3, 3, 3, 8\)"):
         load_backbone(SMALL, 32, str(tmp_path / "w.weights.h5"))
 
 
