@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from images import jpeg_bytes, make_class_folders
 from s3_server import S3Server
 
@@ -26,7 +24,7 @@ from tljobs.runs import dataset_index, dataset_rejected, image_bytes, list_datas
 from tljobs.specs import PrepareSpec
 from tljobs.store import LocalStore, Store, open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_two_cpus")]
 CLASSES = ("a", "b", "c")
 PER_CLASS = 60
 
@@ -43,14 +41,6 @@ class Recorder(Silent):
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         self.steps.append((what, done, total))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray(s3_server: S3Server) -> Iterator[None]:
-    """Started after the S3 server, whose address and keys the workers inherit."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
