@@ -44,7 +44,8 @@ def demo(photos: str | None, store: Store, reporter: Reporter) -> int:
     name = f"demo-{photo.name}"
     with ray_session(store):
         reporter.note("1. prepare: check, split, resize and shuffle the photos")
-        prepare(PrepareSpec(source=str(photo.folder), name=name, image_size=IMAGE_SIZE), store, reporter)
+        spec = PrepareSpec(source=str(photo.folder), name=name, image_size=IMAGE_SIZE, split="70/15/15")
+        prepare(spec, store, reporter)
         stages = [_trained(title, spec, store, reporter) for title, spec in _runs(name)]
         searched, best = _searched(name, store, reporter)
     stages.append(searched)

@@ -17,7 +17,7 @@ def test_the_demo_shows_what_each_stage_is_worth_and_labels_a_photo_it_never_saw
     tmp_path: Path, tljobs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLJOBS_CACHE", str(tmp_path / "cache"))
-    make_class_folders(tmp_path / "photos", ["checks", "disc", "stripes"], per_class=30, size_px=96)
+    make_class_folders(tmp_path / "photos", ["checks", "disc", "stripes"], per_class=40, size_px=96)
     done = tljobs("demo", "--photos", "photos", "--store", "store", folder=tmp_path)
     assert done.code == 0, done.err
     for stage in ("from scratch", "head alone", "two phases", "small search"):
