@@ -67,7 +67,7 @@ def _runs(dataset: str) -> list[tuple[str, TrainSpec]]:
         weights="none",
         unfreeze="all",
         head_epochs=0,
-        epochs=6,
+        epochs=4,
         learning_rate=2e-3,
         fine_tune_factor=1.0,
         batchnorm="sync",
