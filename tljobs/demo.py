@@ -22,7 +22,7 @@ from tljobs.store import Store
 from tljobs.training.train import train
 from tljobs.tuning.job import tune
 
-IMAGE_SIZE = 128  # a third of the operations of 224: the demo is bound by them on a CPU
+IMAGE_SIZE = 160  # half of the operations of 224: the demo is bound by them on a CPU
 CACHE_VARIABLE = "TLJOBS_CACHE"
 
 

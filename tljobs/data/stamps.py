@@ -28,9 +28,8 @@ from tljobs.records import SPLITS, Split
 
 CLASSES = ("animals", "food", "household", "plants", "vehicles")
 DRAWINGS = "cartoon"  # folders of this name hold no photos
-COMPOSITION_VERSION = 1  # counts changes to the rules below, so that a cache of older rules is not used
-TEST_SHARE = 1 / 4
-VAL_SHARE = 1 / 8
+COMPOSITION_VERSION = 2  # counts changes to the rules below, so that a cache of older rules is not used
+SHARES: Mapping[Split, float] = {"test": 0.2, "val": 0.1}  # of the cut-outs of a class
 MAX_TURN_DEGREES = 15
 OBJECT_SHARES = (0.6, 0.95)  # longer side of the object, as a share of the photo's side
 TEXTURE_SHARE = 3 / 5  # of the backgrounds; the others are gradients
@@ -67,6 +66,11 @@ class Cutout:
         stem = self.path.stem.lower()
         word = re.match(r"[^\W\d_]+", stem)
         return word.group().removesuffix("s") if word else stem
+
+    @property
+    def kind(self) -> str:
+        """The folder that it lies in, such as `animals/birds`."""
+        return self.name.rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def plan_photos(cutouts: Sequence[Cutout], composition: Composition) -> list[Pho
     photos: list[Photo] = []
     for label in CLASSES:
         of_class = [cutout for cutout in shown if cutout.label == label]
-        splits = assign_splits(Counter(cutout.object for cutout in of_class), label, composition.seed)
+        splits = assign_splits(of_class, composition.seed)
         for cutout in of_class:
             folder, name = f"photos/{splits[cutout.object]}/{label}", cutout.name.replace("/", "-")
             photos += [Photo(cutout, n, f"{folder}/{name}_{n}.jpg") for n in range(composition.per_object)]
@@ -125,20 +129,27 @@ def choose_unseen(cutouts: Sequence[Cutout], seed: int) -> Cutout:
     return min(single, key=lambda cutout: _hash(seed, "unseen", cutout.name))
 
 
-def assign_splits(cutouts_of_object: Mapping[str, int], label: str, seed: int) -> dict[str, Split]:
-    """Object -> split, for one class. The objects come in an order given by the seed and their names; each goes to
-    the first of test and val that has room for all its cut-outs, else to train. Raises InputRefused when a split
-    would be empty."""
-    total = sum(cutouts_of_object.values())
-    room: dict[Split, int] = {"test": max(1, round(total * TEST_SHARE)), "val": max(1, round(total * VAL_SHARE))}
+def assign_splits(cutouts: Sequence[Cutout], seed: int) -> dict[str, Split]:
+    """Object -> split, for the cut-outs of one class.
+
+    Objects come kind by kind, in an order given by the seed and their names. The first of each kind goes to train, so
+    that no kind (mushrooms, say) is tested that was never shown; each other one to the first of test and val that
+    is behind its share, else to train. Raises InputRefused when a split would be empty.
+    """
+    sizes = Counter(cutout.object for cutout in cutouts)
+    kinds = {cutout.object: cutout.kind for cutout in reversed(cutouts)}
     splits: dict[str, Split] = {}
-    for name in sorted(cutouts_of_object, key=lambda name: _hash(seed, name)):
-        split: Split = next((each for each in room if cutouts_of_object[name] <= room[each]), "train")
-        if split in room:
-            room[split] -= cutouts_of_object[name]
-        splits[name] = split
+    dealt: Counter[Split] = Counter()
+    for name in sorted(sizes, key=lambda name: (kinds[name], _hash(seed, name))):
+        size, total = sizes[name], dealt.total() + sizes[name]
+        shown = any(kinds[other] == kinds[name] for other in splits)
+        behind = [split for split, share in SHARES.items() if dealt[split] + size / 2 <= share * total]
+        splits[name] = behind[0] if shown and behind else "train"
+        dealt[splits[name]] += size
     if set(splits.values()) != set(SPLITS):
-        raise InputRefused("too few objects for train, val and test", label, "A class needs three or more")
+        raise InputRefused(
+            "too few objects for train, val and test", cutouts[0].label, "The stamps are not the usual ones"
+        )
     return splits
 
 

@@ -96,19 +96,32 @@ def test_another_seed_is_another_split(stamps: Path) -> None:
     assert len({frozenset(photo.place for photo in plan) for plan in plans}) > 1
 
 
+def cutouts_of(label: str, *names: str) -> list[Cutout]:
+    return [Cutout(Path(f"/s/{label}/{name}.png"), f"{label}/{name}", label) for name in names]
+
+
 def test_shares_of_the_splits_are_kept_where_objects_are_small() -> None:
-    objects = {f"object{chr(97 + number)}": 1 for number in range(16)}
-    assert Counter(assign_splits(objects, "food", 0).values()) == {"train": 10, "test": 4, "val": 2}
+    cutouts = cutouts_of("food", *(f"fruit/object{chr(97 + number)}" for number in range(20)))
+    assert Counter(assign_splits(cutouts, 0).values()) == {"train": 14, "test": 4, "val": 2}
 
 
 def test_an_object_with_too_many_cutouts_for_test_goes_to_train() -> None:
-    objects = {"flower": 10, **{f"object{chr(97 + number)}": 1 for number in range(6)}}
-    assert assign_splits(objects, "plants", 0)["flower"] == "train"
+    flowers = [f"flowers/flower_{number}" for number in range(10)]
+    cutouts = cutouts_of("plants", *flowers, *(f"flowers/object{chr(97 + number)}" for number in range(16)))
+    assert assign_splits(cutouts, 0)["flower"] == "train"
+
+
+def test_every_kind_is_in_train() -> None:
+    names = [f"{kind}/{kind}{chr(97 + number)}" for kind in ("fish", "birds", "toys") for number in range(5)]
+    for seed in range(5):
+        splits = assign_splits(cutouts_of("animals", *names, "worms/worm", "worms/worm_red"), seed)
+        trained = {name for name, split in splits.items() if split == "train"}
+        assert all(any(name.startswith(kind) for name in trained) for kind in ("fish", "bird", "toy", "worm"))
 
 
 def test_a_class_of_two_objects_is_refused() -> None:
     with pytest.raises(InputRefused, match=r"too few objects.*vehicles"):
-        assign_splits({"car": 5, "bus": 5}, "vehicles", 0)
+        assign_splits(cutouts_of("vehicles", "road/car", "road/bus"), 0)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
