@@ -23,6 +23,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "python -m venv does not work here. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing into .venv (about 3 GB; a few minutes the first time)" >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dashboard,demo,dev]"
+	@# On all cores at once; without it, and where PYTHONDONTWRITEBYTECODE is set, every process compiles TensorFlow anew.
+	@$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') >/dev/null || true
 	@touch $@
 
 demo: setup
