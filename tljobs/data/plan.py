@@ -18,7 +18,7 @@ from tljobs.data.decode import DECODER
 from tljobs.data.sources import Listing
 from tljobs.data.split import Image
 from tljobs.errors import InputRefused
-from tljobs.records import SPLITS, Part, ShardInfo, Split
+from tljobs.records import SPLITS, Part, ShardInfo, Split, Task
 from tljobs.specs import PrepareSpec
 
 VERSION_HEX_DIGITS = 12
@@ -26,7 +26,8 @@ EXAMPLES_PER_REASON = 3
 
 
 class Rejected(Part):
-    """A file that is not in the dataset: `label` is the class name, `reason` a code, `detail` text."""
+    """A file that is not in the dataset: `label` is the class name (several with `|` between them), `reason` a code,
+    `detail` text."""
 
     uri: str
     label: str
@@ -56,19 +57,20 @@ class HashReport(Part):
 
 
 class PlannedImage(Part):
-    """`label` is an index into the classes."""
+    """`labels` are indices into the classes: one, or any number in a multi-label dataset."""
 
     uri: str
     sha256: str
-    label: int
+    labels: tuple[int, ...]
 
 
 class ShardTask(Part):
-    """Shard `shard` (from 0) of `shards` in `split`, written to `key` from these images, in this order."""
+    """Shard `shard` (from 0) of a split, written to `key` from these images, in this order."""
 
     key: str
     split: Split
     shard: int
+    task: Task
     images: tuple[PlannedImage, ...]
 
 
@@ -81,7 +83,7 @@ class IndexRow(PlannedImage):
 
 
 class ShardReport(Part):
-    """What became of a task's images: each is a row or rejected. `label` of a rejected one is the index as text."""
+    """What became of a task's images: each is a row or rejected."""
 
     split: Split
     shard: int
@@ -134,7 +136,7 @@ def dataset_version(spec: PrepareSpec, classes: Sequence[str], placed: Sequence[
         "seed": spec.seed,
         "shard_images": spec.shard_images,
         "classes": list(classes),
-        "images": sorted((each.image.sha256, each.image.label, each.split) for each in placed),
+        "images": sorted((each.image.sha256, each.image.labels, each.split) for each in placed),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:VERSION_HEX_DIGITS]
 
@@ -180,11 +182,14 @@ def shard_tasks(plan: DatasetPlan) -> list[ShardTask]:
     tasks: list[ShardTask] = []
     for split in reversed(SPLITS):
         images = [
-            PlannedImage(uri=each.image.uri, sha256=each.image.sha256, label=label_of[each.image.label])
+            PlannedImage(
+                uri=each.image.uri, sha256=each.image.sha256, labels=tuple(label_of[name] for name in each.image.labels)
+            )
             for each in shuffled([each for each in plan.placed if each.split == split], plan.spec.seed)
         ]
         bounds = slices(len(images), plan.spec.shard_images)
         for shard, (first, end) in enumerate(bounds):
             key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(bounds))
-            tasks.append(ShardTask(key=key, split=split, shard=shard, images=tuple(images[first:end])))
+            task = ShardTask(key=key, split=split, shard=shard, task=plan.listing.task, images=tuple(images[first:end]))
+            tasks.append(task)
     return tasks

@@ -117,7 +117,7 @@ def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed])
         if result.reason
     ]
     rejected += [
-        Rejected(uri=image.uri, label=image.label, reason="label_conflict", detail=f"SHA-256 {image.sha256}")
+        Rejected(uri=image.uri, label="|".join(image.labels), reason="label_conflict", detail=f"SHA-256 {image.sha256}")
         for image in unique.conflicts
     ]
     splits = assign_splits(unique.kept, Percentages.parse(spec.split))
@@ -129,7 +129,7 @@ def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed])
         rejected=tuple(rejected),
     )
     plan.refuse_if_too_many(rejected)
-    require_images(listing.classes, [(each.image.label, each.split) for each in plan.placed])
+    require_images(listing.classes, [(each.image.labels, each.split) for each in plan.placed])
     return plan
 
 

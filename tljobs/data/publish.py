@@ -18,7 +18,7 @@ from tljobs import layout
 from tljobs.data import plan as planning
 from tljobs.data.decode import DECODER
 from tljobs.data.plan import DatasetPlan, Rejected, ShardReport
-from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, image_id, table_bytes
+from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, for_task, image_id, label_value, table_bytes
 from tljobs.data.split import require_images
 from tljobs.errors import NameTaken, NotFound, TljobsError, Unreachable
 from tljobs.records import (
@@ -27,6 +27,7 @@ from tljobs.records import (
     FileInfo,
     Split,
     SplitInfo,
+    Task,
     classes_digest,
     new_token,
     now_utc,
@@ -62,7 +63,7 @@ def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> 
     if found:  # by another process, meanwhile: its tables must stay as they are
         return found
     prefix = (plan.spec.name, plan.version)
-    index = _put_table(store, layout.dataset_index(*prefix), _index_table(reports))
+    index = _put_table(store, layout.dataset_index(*prefix), _index_table(reports, plan.listing.task))
     refused = _put_table(store, layout.dataset_rejected(*prefix), _rejected_table(rejected))
     manifest = _manifest(plan, reports, rejected, index, refused)
     _check_sizes(store, manifest)
@@ -79,8 +80,9 @@ def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> 
 
 def _check_images(plan: DatasetPlan, reports: Sequence[ShardReport], rejected: Sequence[Rejected]) -> None:
     plan.refuse_if_too_many(rejected)
-    rows = [(plan.listing.classes[row.label], report.split) for report in reports for row in report.rows]
-    require_images(plan.listing.classes, rows)
+    rows = [(row.labels, report.split) for report in reports for row in report.rows]
+    names = plan.listing.classes
+    require_images(names, [(tuple(names[label] for label in labels), split) for labels, split in rows])
     if len(rows) + plan.duplicates + len(rejected) != len(plan.listing.files):
         raise TljobsError(
             "images were lost on the way", plan.listing.source, "This is a bug in tljobs: please report it"
@@ -90,7 +92,11 @@ def _check_images(plan: DatasetPlan, reports: Sequence[ShardReport], rejected: S
 def _refused_by_decoder(plan: DatasetPlan, reports: Sequence[ShardReport]) -> list[Rejected]:
     """With class names instead of indices."""
     names = plan.listing.classes
-    return [each.model_copy(update={"label": names[int(each.label)]}) for report in reports for each in report.rejected]
+
+    def named(label: str) -> str:
+        return "|".join(names[int(index)] for index in label.split("|") if index)
+
+    return [each.model_copy(update={"label": named(each.label)}) for report in reports for each in report.rejected]
 
 
 def _refuse_if_not_allowed_now(plan: DatasetPlan, manifest: DatasetManifest) -> None:
@@ -112,6 +118,7 @@ def _manifest(
         name=spec.name,
         version=plan.version,
         source=listing.source,
+        task=listing.task,
         request=spec.model_dump(mode="json"),
         classes=listing.classes,
         classes_sha256=classes_digest(listing.classes),
@@ -135,21 +142,28 @@ def _manifest(
 
 def _split_info(split: Split, reports: Sequence[ShardReport], classes: int) -> SplitInfo:
     own = [report for report in reports if report.split == split]
-    counts = Counter(row.label for report in own for row in report.rows)
+    counts = Counter(label for report in own for row in report.rows for label in row.labels)
     return SplitInfo(
-        images=counts.total(),
+        images=sum(report.info.rows for report in own),
         per_class=tuple(counts[label] for label in range(classes)),
         shards=tuple(report.info for report in own),
     )
 
 
-def _index_table(reports: Sequence[ShardReport]) -> pa.Table:
+def _index_table(reports: Sequence[ShardReport], task: Task) -> pa.Table:
     rows = [
-        {**row.model_dump(), "id": image_id(row.sha256), "split": report.split, "shard": report.shard, "row": number}
+        {
+            **row.model_dump(),
+            "id": image_id(row.sha256),
+            "label": label_value(row.labels, task),
+            "split": report.split,
+            "shard": report.shard,
+            "row": number,
+        }
         for report in reports
         for number, row in enumerate(report.rows)
     ]
-    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=for_task(INDEX_SCHEMA, task))
 
 
 def _rejected_table(rejected: Sequence[Rejected]) -> pa.Table:

@@ -44,11 +44,12 @@ def write_shard(
         try:
             row, encoded = _encoded(image, data, task.split == "train", short_side, max_pixels)
         except BadImage as error:
-            rejected.append(Rejected(uri=image.uri, label=str(image.label), reason=error.reason, detail=error.detail))
+            indices = "|".join(map(str, image.labels))
+            rejected.append(Rejected(uri=image.uri, label=indices, reason=error.reason, detail=error.detail))
         else:
             rows.append(row)
             stored.append(encoded)
-    shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.label for row in rows])
+    shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.labels for row in rows], task.task)
     store.put(task.key, shard)
     return ShardReport(
         split=task.split,
