@@ -12,7 +12,7 @@ from pathlib import Path
 from images import make_class_folders
 
 from tljobs import layout
-from tljobs.data.plan import DatasetPlan, HashTask, Placed, PlannedImage, ShardReport, ShardTask, stored_short_side
+from tljobs.data.plan import DatasetPlan, HashTask, Placed, ShardReport, ShardTask, TaskImage, stored_short_side
 from tljobs.data.publish import publish
 from tljobs.data.sources import list_source
 from tljobs.data.split import Image
@@ -71,7 +71,7 @@ def _tasks(plan: DatasetPlan, shard_rows: dict[Split, tuple[int, ...]]) -> list[
         images = [each.image for each in plan.placed if each.split == split]
         for shard, (first, end) in enumerate(itertools.pairwise((0, *itertools.accumulate(sizes)))):
             rows = tuple(
-                PlannedImage(uri=each.uri, sha256=each.sha256, labels=(plan.listing.classes.index(each.labels[0]),))
+                TaskImage(uri=each.uri, sha256=each.sha256, labels=(plan.listing.classes.index(each.labels[0]),))
                 for each in images[first:end]
             )
             key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(sizes))

@@ -48,7 +48,7 @@ def find_published(plan: DatasetPlan, store: Store) -> PrepareResult | None:
         return None
     manifest = DatasetManifest.from_bytes(data, key)
     _refuse_if_not_allowed_now(plan, manifest)
-    return _result(manifest, data, store, " (was there already)")
+    return _result(manifest, data, store, " (was there already)", reused=True)
 
 
 def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> PrepareResult:
@@ -75,7 +75,8 @@ def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> 
         if not found:
             raise
         return found
-    return _result(manifest, data, store, "")
+    copied = sum(report.copied for report in reports)
+    return _result(manifest, data, store, f"; {copied} images copied from an earlier version" if copied else "")
 
 
 def _check_images(plan: DatasetPlan, reports: Sequence[ShardReport], rejected: Sequence[Rejected]) -> None:
@@ -190,8 +191,10 @@ def _check_sizes(store: Store, manifest: DatasetManifest) -> None:
             )
 
 
-def _result(manifest: DatasetManifest, data: bytes, store: Store, remark: str) -> PrepareResult:
-    """`data` are the manifest's bytes as they stand in the store; a remark says that they stood there before."""
+def _result(
+    manifest: DatasetManifest, data: bytes, store: Store, remark: str, *, reused: bool = False
+) -> PrepareResult:
+    """`data` are the manifest's bytes as they stand in the store."""
     images = {split: info.images for split, info in manifest.splits.items()}
     counts = ", ".join(f"{count} {split}" for split, count in images.items())
     return PrepareResult(
@@ -202,7 +205,7 @@ def _result(manifest: DatasetManifest, data: bytes, store: Store, remark: str) -
         images=images,
         rejected=manifest.rejected_count,
         duplicates=manifest.duplicates,
-        reused=bool(remark),
+        reused=reused,
         made=f"dataset {manifest.name} version {manifest.version} in {store.uri}: {counts}{remark}",
         next_command=f"tljobs train {manifest.name}",
     )

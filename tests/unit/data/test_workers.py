@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tljobs.data.decode import decode, decode_stored
-from tljobs.data.plan import HashTask, PlannedImage, ShardReport, ShardTask
+from tljobs.data.plan import HashTask, ShardReport, ShardTask, TaskImage
 from tljobs.data.shards import read_row_group, verify_shard
 from tljobs.data.workers import hash_files, write_shard
 from tljobs.records import Split
@@ -29,14 +29,14 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def planned(paths: list[Path]) -> tuple[PlannedImage, ...]:
+def planned(paths: list[Path]) -> tuple[TaskImage, ...]:
     return tuple(
-        PlannedImage(uri=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), labels=(number % 3,))
+        TaskImage(uri=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), labels=(number % 3,))
         for number, path in enumerate(paths)
     )
 
 
-def written(store: LocalStore, images: tuple[PlannedImage, ...], split: Split) -> ShardReport:
+def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> ShardReport:
     task = ShardTask(key=KEY.format(split), split=split, shard=0, task="single-label", images=images)
     return write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000)
 
