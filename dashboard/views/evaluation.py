@@ -92,7 +92,7 @@ def _worst_errors(at: Address, report: EvaluationReport) -> None:
     st.markdown("#### Worst errors")
     shown = gallery.worst_errors(source.predictions(at, report), report.classes, WORST_ERRORS)
     if not shown:
-        st.success("Every image of this evaluation was labelled correctly.", icon="✅")
+        st.success("Every image of this evaluation was labelled correctly.", icon=":material/check_circle:")
         return
     st.caption("Wrongly labelled images, the highest loss first.")
     _images(at, report, shown)
