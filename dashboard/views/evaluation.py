@@ -39,7 +39,8 @@ def _evaluation(at: Address, reports: dict[str, EvaluationReport]) -> None:
     name = st.segmented_control("Images of", names, default=default, required=True, format_func=plain, key="evaluation")
     report = reports[name or default]
     _scores(report)
-    _confusion(at, report)
+    if report.confusion:  # several labels per image have none
+        _confusion(at, report)
     _worst_errors(at, report)
 
 
