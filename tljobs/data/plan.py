@@ -35,9 +35,10 @@ class Rejected(Part):
 
 
 class HashTask(Part):
-    """Files to hash, and how large the listing says they are."""
+    """Files to hash, where they are read from, and how large the listing says they are."""
 
     uris: tuple[str, ...]
+    addresses: tuple[str, ...]
     sizes_bytes: tuple[int, ...]
 
 
@@ -56,9 +57,10 @@ class HashReport(Part):
 
 
 class PlannedImage(Part):
-    """`label` is an index into the classes."""
+    """`label` is an index into the classes, `address` what is read."""
 
     uri: str
+    address: str
     sha256: str
     label: int
 
@@ -180,7 +182,12 @@ def shard_tasks(plan: DatasetPlan) -> list[ShardTask]:
     tasks: list[ShardTask] = []
     for split in reversed(SPLITS):
         images = [
-            PlannedImage(uri=each.image.uri, sha256=each.image.sha256, label=label_of[each.image.label])
+            PlannedImage(
+                uri=each.image.uri,
+                address=each.image.address,
+                sha256=each.image.sha256,
+                label=label_of[each.image.label],
+            )
             for each in shuffled([each for each in plan.placed if each.split == split], plan.spec.seed)
         ]
         bounds = slices(len(images), plan.spec.shard_images)

@@ -20,8 +20,9 @@ from tljobs.data import plan as planning
 from tljobs.data import workers
 from tljobs.data.plan import DatasetPlan, Hashed, HashReport, HashTask, Placed, Rejected, ShardReport
 from tljobs.data.publish import find_published, publish
-from tljobs.data.sources import Listing, SourceFile, list_source
+from tljobs.data.sources import Listing, SourceFile, SourceOptions, list_source
 from tljobs.data.split import Percentages, assign_splits, require_images, unique_images
+from tljobs.errors import UsageError
 from tljobs.progress import SILENT, Reporter
 from tljobs.ray_session import ray_session
 from tljobs.records import SPLITS, Part
@@ -57,10 +58,11 @@ def prepare(
     """
     layout.checked_id(spec.name, "dataset name")
     endpoint_url = store.endpoint_url if isinstance(store, S3Store) else os.environ.get("AWS_ENDPOINT_URL")
-    listing = list_source(spec.source, spec.classes, endpoint_url)
+    listing = list_source(spec.source, _source_options(spec), endpoint_url, store=store, reporter=reporter)
     reporter.plan(f"prepare {spec.name}", _plan_rows(spec, listing, store))
     if dry_run:
         return None
+    _refuse_multi_label(listing)
     with ray_session(store):
         processes = spec.workers or _cluster_cpus()
         hashed = _hash_files(listing.files, processes, endpoint_url, reporter)
@@ -72,14 +74,30 @@ def prepare(
     return publish(plan, reports, store)
 
 
+def _source_options(spec: PrepareSpec) -> SourceOptions:
+    return SourceOptions(
+        classes=spec.classes,
+        image_column=spec.image_column,
+        label_columns=spec.label_column or (),
+        label_separator=spec.label_separator,
+        split_column=spec.split_column,
+        group_by=spec.group_by,
+    )
+
+
+def _refuse_multi_label(listing: Listing) -> None:
+    if listing.task == "multi-label":
+        hint = "Choose one column with one label per image: --label-column"
+        raise UsageError("training on several labels per image is not supported yet", listing.source, hint)
+
+
 def _plan_rows(spec: PrepareSpec, listing: Listing, store: Store) -> list[tuple[str, str]]:
-    classes = ", ".join(f"{name} {count}" for name, count in listing.per_class.items())
     short_side = planning.stored_short_side(spec.image_size)
-    split = "as the folders say" if listing.has_given_split else f"{spec.split} (train/val/test) by content"
+    split = "as the source says" if listing.has_given_split else f"{spec.split} (train/val/test) by content"
     return [
         ("source", listing.source),
         ("images", f"{len(listing.files)} files, {listing.size_bytes / 1e6:.1f} MB; {len(listing.ignored)} ignored"),
-        ("classes", f"{len(listing.classes)}: {classes}"),
+        *listing.understood,
         ("split", split),
         ("stored as", f"shorter side {short_side} px for {spec.image_size} px networks, {spec.shard_images} per shard"),
         ("workers", str(spec.workers or "all CPUs of the cluster")),
@@ -94,7 +112,11 @@ def _hash_files(
     size = min(MAX_HASH_FILES, -(-len(files) // (4 * processes)))
     chunks = [files[first : first + size] for first in range(0, len(files), size)]
     tasks = [
-        HashTask(uris=tuple(file.uri for file in chunk), sizes_bytes=tuple(file.size_bytes for file in chunk))
+        HashTask(
+            uris=tuple(file.uri for file in chunk),
+            addresses=tuple(file.address for file in chunk),
+            sizes_bytes=tuple(file.size_bytes for file in chunk),
+        )
         for chunk in chunks
     ]
     work = functools.partial(workers.hash_files, endpoint_url=endpoint_url, max_bytes=MAX_FILE_BYTES)

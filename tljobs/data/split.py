@@ -37,9 +37,10 @@ class Percentages:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A file whose bytes are known."""
+    """A file whose bytes are known; `address` is what is read."""
 
     uri: str
+    address: str
     label: str
     sha256: str
     given_split: Split | None
@@ -83,7 +84,7 @@ def unique_images(files: Iterable[tuple[SourceFile, str]]) -> Uniques:
     """Of (file, SHA-256) pairs: equal bytes with one label are kept once, with several labels not at all."""
     copies: dict[str, list[Image]] = {}
     for file, sha256 in files:
-        image = Image(uri=file.uri, label=file.label, sha256=sha256, given_split=file.given_split)
+        image = Image(uri=file.uri, address=file.address, label=file.label, sha256=sha256, given_split=file.given_split)
         copies.setdefault(sha256, []).append(image)
     kept: list[Image] = []
     conflicts: list[Image] = []

@@ -21,7 +21,7 @@ READ_AHEAD_FILES = 8  # hides the latency of S3 behind the decoding of one core
 
 def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int) -> HashReport:
     """SHA-256 of each file, or `empty`, `unreadable`, or `too_large` without reading it."""
-    small = [uri for uri, size in zip(task.uris, task.sizes_bytes, strict=True) if size <= max_bytes]
+    small = [address for address, size in zip(task.addresses, task.sizes_bytes, strict=True) if size <= max_bytes]
     contents = _read_ahead(small, endpoint_url)
     too_large = BadImage("too_large", f"a file of more than {max_bytes} bytes")
     return HashReport(
@@ -39,8 +39,8 @@ def write_shard(
     rows: list[IndexRow] = []
     stored: list[bytes] = []
     rejected: list[Rejected] = []
-    uris = [image.uri for image in task.images]
-    for image, data in zip(task.images, _read_ahead(uris, endpoint_url), strict=True):
+    addresses = [image.address for image in task.images]
+    for image, data in zip(task.images, _read_ahead(addresses, endpoint_url), strict=True):
         try:
             row, encoded = _encoded(image, data, task.split == "train", short_side, max_pixels)
         except BadImage as error:
@@ -84,20 +84,20 @@ def _hashed(data: bytes | BadImage) -> Hashed:
     return Hashed(sha256=hashlib.sha256(data).hexdigest())
 
 
-def _read_ahead(uris: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:
+def _read_ahead(addresses: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:
     """The files' bytes in order, a few of them read beforehand."""
     with ThreadPoolExecutor(READ_AHEAD_FILES) as pool:
         pending: deque[Future[bytes | BadImage]] = deque()
-        for uri in uris:
-            pending.append(pool.submit(_read, uri, endpoint_url))
+        for address in addresses:
+            pending.append(pool.submit(_read, address, endpoint_url))
             if len(pending) > READ_AHEAD_FILES:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _read(uri: str, endpoint_url: str | None) -> bytes | BadImage:
+def _read(address: str, endpoint_url: str | None) -> bytes | BadImage:
     try:
-        return read_file(uri, endpoint_url)
+        return read_file(address, endpoint_url)
     except OSError as error:
         return BadImage("unreadable", (error.strerror or str(error))[:200])

@@ -20,11 +20,11 @@ def sha(number: int) -> str:
 
 
 def image(number: int, given: Split | None = None) -> Image:
-    return Image(uri=f"/{number}.jpg", label="a", sha256=sha(number), given_split=given)
+    return Image(uri=f"/{number}.jpg", address=f"/{number}.jpg", label="a", sha256=sha(number), given_split=given)
 
 
 def file(path: str, label: str = "a", given: Split | None = None) -> SourceFile:
-    return SourceFile(uri=f"/{path}", path=path, label=label, given_split=given, size_bytes=1)
+    return SourceFile(uri=f"/{path}", address=f"/{path}", path=path, labels=(label,), given_split=given, size_bytes=1)
 
 
 @pytest.mark.parametrize("shares", ["80/10/10", "60/20/20", "100/0/0", "0/0/100", "70/30/0", "34/33/33"])
@@ -50,7 +50,10 @@ def test_adding_images_moves_no_other() -> None:
 
 
 def test_the_split_depends_on_the_content_and_not_on_the_name() -> None:
-    moved = [Image(uri=f"/elsewhere/{each}", label="b", sha256=sha(each), given_split=None) for each in range(200)]
+    moved = [
+        Image(uri=f"/elsewhere/{each}", address=f"/elsewhere/{each}", label="b", sha256=sha(each), given_split=None)
+        for each in range(200)
+    ]
     assert assign_splits(moved, USUAL) == assign_splits([image(each) for each in range(200)], USUAL)
 
 
