@@ -175,6 +175,7 @@ def _zip_members(path: Path, guard: _Guard) -> Members:
 def _tar_members(path: Path, uri: str, guard: _Guard) -> Members:
     with _decompressed(path, uri) as raw:
         stream: Any = _Metered(raw, guard)
+        stream.allow(HEADER_BYTES)  # opening reads the first header
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo, bufsize=READ_BYTES) as archive:
             while True:
                 stream.allow(HEADER_BYTES)

@@ -21,6 +21,7 @@ from tljobs.store import Store
 PACK_BYTES = 64 * 2**20
 PACK_FILES = 100_000  # bounds the memory of the index of a pack of tiny files
 BLOCK_BYTES = 16 * 2**20
+KEY_HEX_DIGITS = 32  # 128 bits of the digest in the key, all of them in the record
 
 Members = Iterator[tuple[str, bytes]]
 Staged = tuple[str, str, int]  # name, address, bytes
@@ -40,7 +41,7 @@ def stage(digest: str, members: Callable[[], Members], what: str, context: Conte
     store = context.staging_store(what)
     record = _committed(store, digest)
     if record is None:
-        context.reporter.note(f"unpacking {what} into {store.uri}/{layout.staging(digest)}")
+        context.reporter.note(f"unpacking {what} into {store.uri}/{layout.staging(digest[:KEY_HEX_DIGITS])}")
         record = _copy(store, digest, members())
     return _addresses(store, record)
 
@@ -102,10 +103,12 @@ def _copy(store: Store, digest: str, members: Members) -> StagedSource:
     indexes: list[FileInfo] = []
     files = 0
 
+    key = digest[:KEY_HEX_DIGITS]
+
     def put(pack: _Pack) -> None:
         number = len(packs)
-        packs.append(_put(store, layout.staging_pack(digest, number), pack.data.getvalue()))
-        indexes.append(_put(store, layout.staging_index(digest, number), pack.index()))
+        packs.append(_put(store, layout.staging_pack(key, number), pack.data.getvalue()))
+        indexes.append(_put(store, layout.staging_index(key, number), pack.index()))
 
     pack = _Pack()
     for name, data in members:
@@ -117,7 +120,7 @@ def _copy(store: Store, digest: str, members: Members) -> StagedSource:
     if pack.names:
         put(pack)
     record = StagedSource(digest=digest, files=files, packs=tuple(packs), indexes=tuple(indexes))
-    store.create(layout.staging_record(digest), record.to_bytes())
+    store.create(layout.staging_record(key), record.to_bytes())
     return record
 
 
@@ -129,13 +132,15 @@ def _put(store: Store, key: str, data: bytes) -> FileInfo:
 def _committed(store: Store, digest: str) -> StagedSource | None:
     """The record of an earlier copy; None when there is none, or objects of it are gone or of another size. (Bytes are
     checked where they are used: indexes here, images against the hashes of the first pass.)"""
-    key = layout.staging_record(digest)
+    key = layout.staging_record(digest[:KEY_HEX_DIGITS])
     try:
         record = StagedSource.from_bytes(store.read(key), key)
     except NotFound:
         return None
-    sizes = {entry.key: entry.size_bytes for entry in store.list(f"{layout.staging(digest)}/")}
-    if all(sizes.get(file.key) == file.size_bytes for file in (*record.packs, *record.indexes)):
+    sizes = {entry.key: entry.size_bytes for entry in store.list(f"{layout.staging(digest[:KEY_HEX_DIGITS])}/")}
+    if record.digest == digest and all(
+        sizes.get(file.key) == file.size_bytes for file in (*record.packs, *record.indexes)
+    ):
         return record
     store.delete(key)
     return None
@@ -148,7 +153,7 @@ def _addresses(store: Store, record: StagedSource) -> Iterator[Staged]:
     for pack, index in zip(record.packs, record.indexes, strict=True):
         data = store.read(index.key)
         if hashlib.sha256(data).hexdigest() != index.sha256:
-            hint = f"Delete {store.uri}/{layout.staging(record.digest)} and run it again"
+            hint = f"Delete the folder of {index.key} in the store and run it again"
             raise Unreachable("damaged unpacked source", f"{store.uri}/{index.key}", hint)
         columns = pq.read_table(pa.BufferReader(data)).to_pydict()
         for name, offset, size_bytes in zip(columns["name"], columns["offset"], columns["size_bytes"], strict=True):
