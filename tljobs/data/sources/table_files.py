@@ -114,6 +114,8 @@ class ParquetTable(TableFile):
         if _is_image(kind):
             return [(cell or {}).get("path") for cell in cells]
         names = _class_names(self._schema, name) if pa.types.is_integer(kind) else []
+        if not names:
+            return cells
         return [names[cell] if cell is not None and 0 <= cell < len(names) else cell for cell in cells]
 
     def image_bytes(self, name: str) -> Iterator[bytes] | None:

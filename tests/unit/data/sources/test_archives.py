@@ -128,7 +128,7 @@ def test_a_table_in_an_archive_labels_its_members(tmp_path: Path) -> None:
 )
 def test_a_table_in_an_archive_reaches_nothing_outside_of_it(tmp_path: Path, path: str) -> None:
     files = {"metadata.csv": f"file_name,label\n1.jpg,a\n{path},b\n".encode(), "1.jpg": b"1"}
-    with pytest.raises(InputRefused, match="outside of it.*row 3 of"):
+    with pytest.raises(InputRefused, match=r"outside of it.*row 3 of"):
         listed(write_archive(tmp_path / "set.zip", files))
 
 
@@ -160,7 +160,7 @@ def test_a_safe_path_is_relative_and_stays_below_or_is_refused(name: str) -> Non
 @pytest.mark.parametrize("suffix", ["tar", "zip"])
 def test_a_member_that_would_leave_the_archive_refuses_it_by_name(tmp_path: Path, name: str, suffix: str) -> None:
     path = write_archive(tmp_path / f"x.{suffix}", {"a/1.jpg": b"1", name: b"2"})
-    with pytest.raises(InputRefused, match="refused archive: a.* path") as caught:
+    with pytest.raises(InputRefused, match=r"refused archive: a.* path") as caught:
         listed(path)
     assert caught.value.where == f"{path}!/{name}"
     assert not list((tmp_path / "store").rglob("staged.json"))
