@@ -46,13 +46,13 @@ def prepare(
         spec: what is asked for.
         store: where the dataset goes; all workers must see it.
         reporter: hears the plan and the progress.
-        dry_run: return after the plan, with nothing read but the listing.
+        dry_run: return after the plan, with no image read; archives are unpacked into the store all the same.
 
     Returns:
         What was made; None after a dry run.
 
     Raises:
-        UsageError, NotFound: the source or the class names are wrong. InputRefused: no images, a class without
+        UsageError, NotFound: the source, its columns or the class names are wrong. InputRefused: no images, a class without
         training or validation images, too many rejected. Unreachable: the store, source or cluster cannot be used.
         Nothing is published in any of these cases.
     """

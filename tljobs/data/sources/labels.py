@@ -83,10 +83,10 @@ def _single(name: str, cells: Sequence[Cell], where: Where) -> Labels:
     if empty:
         hint = "Fill it in, or remove the rows; for images that may have no label give --label-separator"
         raise InputRefused(f"{len(empty)} rows without a label in column {name!r}", rows_named(empty, where), hint)
-    fractions = [row for row, cell in enumerate(cells) if isinstance(cell, float)]
-    if fractions:
+    odd = [row for row, cell in enumerate(cells) if isinstance(cell, float | dict)]
+    if odd:
         hint = "Labels are text or whole numbers"
-        raise InputRefused(f"fractional numbers in label column {name!r}", rows_named(fractions, where), hint)
+        raise InputRefused(f"{texts[odd[0]]!r} in label column {name!r} is no label", rows_named(odd, where), hint)
     if len(texts) > MAY_ALL_DIFFER and len(set(texts)) == len(texts):
         hint = "Name the column of the classes with --label-column"
         raise InputRefused(f"every row has another label in column {name!r}", sample(texts, NAMED_EXAMPLES), hint)

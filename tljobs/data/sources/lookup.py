@@ -24,6 +24,7 @@ DRIVE = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
 HEADS_PER_FOLDER = 50  # of more files in one folder on S3 the sizes come from listing it
 
 Where = Callable[[int], str]
+NamesIn = Callable[[str], dict[str, tuple[str, ...]]]
 
 
 def resolve(text: str, folder: str, where: str) -> str:
@@ -49,8 +50,9 @@ def find_images(texts: Sequence[str], folder: str, root: str, where: Where, endp
     relative to `root` where they lie below it."""
     uris = [resolve(text, folder, where(row)) for row, text in enumerate(texts)]
     sizes = _s3_sizes({uri for uri in uris if uri.startswith(S3)}, endpoint_url)
+    names_in = functools.cache(_names_by_spelling)
     return [
-        _found(uri, root, sizes[uri]) if uri.startswith(S3) else _local(uri, folder, root, where(row))
+        _found(uri, root, sizes[uri]) if uri.startswith(S3) else _local(uri, folder, root, names_in, where(row))
         for row, uri in enumerate(uris)
     ]
 
@@ -61,7 +63,9 @@ def find_in_archive(texts: Sequence[str], folder: str, tree: Tree, where: Where)
     Raises InputRefused when the table names anything that is not in the archive by its form.
     """
     members = {file.path: file for file in tree.files}
-    spellings = {path.casefold(): file for path, file in members.items()}
+    spellings: dict[str, Found | None] = {}
+    for member, file in members.items():
+        spellings[member.casefold()] = None if member.casefold() in spellings else file
     found: list[Found] = []
     for row, text in enumerate(texts):
         path = posixpath.normpath(posixpath.join(folder, text.replace("\\", "/")))
@@ -74,10 +78,10 @@ def find_in_archive(texts: Sequence[str], folder: str, tree: Tree, where: Where)
     return found
 
 
-def _local(path: str, folder: str, root: str, where: str) -> Found:
+def _local(path: str, folder: str, root: str, names_in: NamesIn, where: str) -> Found:
     size_bytes = file_size(Path(path))
     if size_bytes == 0 and not folder.startswith(S3) and path.startswith(f"{folder}/"):
-        path = _spelled(folder, path.removeprefix(f"{folder}/")) or path
+        path = _spelled(folder, path.removeprefix(f"{folder}/"), names_in) or path
         size_bytes = file_size(Path(path))
     if size_bytes is None:
         raise InputRefused(f"no regular file, {path!r}", where, "An image must be a file, not a pipe, folder or device")
@@ -88,11 +92,11 @@ def _found(uri: str, root: str, size_bytes: int) -> Found:
     return Found(path=uri.removeprefix(f"{root}/"), uri=uri, address=uri, size_bytes=size_bytes)
 
 
-def _spelled(folder: str, path: str) -> str | None:
+def _spelled(folder: str, path: str, names_in: NamesIn) -> str | None:
     """The only file below `folder` with this path in another spelling, if there is one."""
     here = Path(folder)
     for part in path.split("/"):
-        matches = _names_by_spelling(str(here)).get(part.casefold(), ())
+        matches = names_in(str(here)).get(part.casefold(), ())
         exact = [name for name in matches if name == part] or matches
         if len(exact) != 1:
             return None
@@ -100,8 +104,8 @@ def _spelled(folder: str, path: str) -> str | None:
     return str(here)
 
 
-@functools.lru_cache(maxsize=1000)
 def _names_by_spelling(folder: str) -> dict[str, tuple[str, ...]]:
+    """Names in a folder by their form without case."""
     names: dict[str, tuple[str, ...]] = {}
     try:
         for path in Path(folder).iterdir():

@@ -14,7 +14,7 @@ from tljobs import layout
 from tljobs.data.sources.context import Context
 from tljobs.data.sources.model import Found
 from tljobs.data.sources.reading import open_input, within
-from tljobs.errors import NotFound, Unreachable
+from tljobs.errors import InputRefused, NotFound, Unreachable
 from tljobs.records import FileInfo, StagedSource
 from tljobs.store import Store
 
@@ -61,11 +61,14 @@ def stage_images(images: Iterator[bytes], file: Found, column: str, context: Con
 
 
 def sha256_of(address: str, endpoint_url: str | None) -> str:
-    """SHA-256 of a file, read in blocks. Raises OSError."""
+    """SHA-256 of a file, read in blocks. Raises InputRefused when it cannot be read."""
     digest = hashlib.sha256()
-    with open_input(address, endpoint_url) as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
+    try:
+        with open_input(address, endpoint_url) as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise InputRefused("the file cannot be read", address, str(error)[:200]) from error
     return digest.hexdigest()
 
 

@@ -47,7 +47,6 @@ def list_tfrecords(files: Sequence[Found], tree: Tree, options: SourceOptions, c
     columns: Columns | None = None
     owners: list[int] = []
     for number, file in enumerate(files):
-        context.reporter.progress("reading TFRecord files", number, len(files))
         for record, (offset, data) in enumerate(read_records(file, context.endpoint_url), start=1):
             where = f"record {record} of {file.uri}"
             features = _features(data, where)
@@ -58,6 +57,7 @@ def list_tfrecords(files: Sequence[Found], tree: Tree, options: SourceOptions, c
             owners.append(number)
             for name, values in cells.items():
                 values.append(_cell(features.get(name), data))
+        context.reporter.progress("reading TFRecord files", number + 1, len(files))
     if columns is None:
         raise InputRefused("no images found", tree.source, "The TFRecord files hold no records")
     first = {owner: row for row, owner in reversed(list(enumerate(owners)))}

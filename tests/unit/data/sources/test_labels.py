@@ -73,7 +73,8 @@ def test_rows_without_a_label_are_refused_with_their_number_and_places(empty: ob
     ("cells", "message"),
     [
         (["1.jpg", "2.jpg", "3.jpg"], "every row has another label"),
-        ([0.5, 0.5, 1.5], "fractional numbers"),
+        ([1, 0.5, 0.5], "'0.5' in label column 'label' is no label: row 2"),
+        ([{"a": 1}, {"a": 1}], "is no label"),
         ([["a", ""], ["b"]], "empty labels"),
     ],
 )
