@@ -52,8 +52,9 @@ def prepare(
         What was made; None after a dry run.
 
     Raises:
-        UsageError, NotFound: the source, its columns or the class names are wrong. InputRefused: no images, a class without
-        training or validation images, too many rejected. Unreachable: the store, source or cluster cannot be used.
+        UsageError, NotFound: the source, its columns or the class names are wrong. InputRefused: no images, a damaged
+        source, a class without training or validation images, too many rejected. Unreachable: the store, source or
+        cluster cannot be used.
         Nothing is published in any of these cases.
     """
     layout.checked_id(spec.name, "dataset name")

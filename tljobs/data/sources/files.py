@@ -50,10 +50,10 @@ def list_folder(uri: str, endpoint_url: str | None) -> Tree:
     return _list_s3(uri, endpoint_url) if uri.startswith(S3) else _list_local(Path(uri))
 
 
-def file_size(path: Path) -> int | None:
+def file_size(path: Path | str) -> int | None:
     """Bytes of a file; 0 where there is none, which reading will report; None for a pipe, socket or device."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116  a Path for each of a million names costs more than the call
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -27,18 +27,17 @@ Where = Callable[[int], str]
 NamesIn = Callable[[str], dict[str, tuple[str, ...]]]
 
 
-def resolve(text: str, folder: str, where: str) -> str:
+def resolve(text: str, folder: str) -> str:
     """The path or s3:// URI that a table in `folder` means by `text`. Pure.
 
-    Raises InputRefused for an address of another kind, such as http://.
+    Raises ValueError for an address of another kind, such as http://.
     """
     if text.startswith(S3):
         return text
     if text.startswith("file://"):
         return unquote(text.removeprefix("file://").removeprefix("localhost"))
     if SCHEME.match(text) or DRIVE.match(text):
-        hint = "Use paths relative to the table's folder, or s3:// or file:// URIs; download other images first"
-        raise InputRefused(f"an image that cannot be read from here, {text[:200]!r}", where, hint)
+        raise ValueError(f"an image that cannot be read from here, {text[:200]!r}")
     if text.startswith("/"):
         return posixpath.normpath(text)
     root = S3 if folder.startswith(S3) else ""
@@ -48,11 +47,18 @@ def resolve(text: str, folder: str, where: str) -> str:
 def find_images(texts: Sequence[str], folder: str, root: str, where: Where, endpoint_url: str | None) -> list[Found]:
     """The files that a table in `folder` (local or s3://) means; one that is not there has size 0. Their paths are
     relative to `root` where they lie below it."""
-    uris = [resolve(text, folder, where(row)) for row, text in enumerate(texts)]
+    uris: list[str] = []
+    try:
+        uris.extend(resolve(text, folder) for text in texts)
+    except ValueError as error:
+        hint = "Use paths relative to the table's folder, or s3:// or file:// URIs; download other images first"
+        raise InputRefused(str(error), where(len(uris)), hint) from error
     sizes = _s3_sizes({uri for uri in uris if uri.startswith(S3)}, endpoint_url)
     names_in = functools.cache(_names_by_spelling)
     return [
-        _found(uri, root, sizes[uri]) if uri.startswith(S3) else _local(uri, folder, root, names_in, where(row))
+        _found(uri, root, sizes[uri])
+        if uri.startswith(S3)
+        else _local(uri, folder, root, names_in, functools.partial(where, row))
         for row, uri in enumerate(uris)
     ]
 
@@ -78,13 +84,15 @@ def find_in_archive(texts: Sequence[str], folder: str, tree: Tree, where: Where)
     return found
 
 
-def _local(path: str, folder: str, root: str, names_in: NamesIn, where: str) -> Found:
-    size_bytes = file_size(Path(path))
+def _local(path: str, folder: str, root: str, names_in: NamesIn, where: Callable[[], str]) -> Found:
+    size_bytes = file_size(path)
     if size_bytes == 0 and not folder.startswith(S3) and path.startswith(f"{folder}/"):
         path = _spelled(folder, path.removeprefix(f"{folder}/"), names_in) or path
-        size_bytes = file_size(Path(path))
+        size_bytes = file_size(path)
     if size_bytes is None:
-        raise InputRefused(f"no regular file, {path!r}", where, "An image must be a file, not a pipe, folder or device")
+        raise InputRefused(
+            f"no regular file, {path!r}", where(), "An image must be a file, not a pipe, folder or device"
+        )
     return _found(path, root, size_bytes)
 
 
@@ -94,14 +102,14 @@ def _found(uri: str, root: str, size_bytes: int) -> Found:
 
 def _spelled(folder: str, path: str, names_in: NamesIn) -> str | None:
     """The only file below `folder` with this path in another spelling, if there is one."""
-    here = Path(folder)
+    here = folder
     for part in path.split("/"):
-        matches = names_in(str(here)).get(part.casefold(), ())
+        matches = names_in(here).get(part.casefold(), ())
         exact = [name for name in matches if name == part] or matches
         if len(exact) != 1:
             return None
-        here = here / exact[0]
-    return str(here)
+        here = f"{here}/{exact[0]}"
+    return here
 
 
 def _names_by_spelling(folder: str) -> dict[str, tuple[str, ...]]:

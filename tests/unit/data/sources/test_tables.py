@@ -302,7 +302,7 @@ def test_a_metadata_without_labels_beside_class_folders_is_left_alone(tmp_path: 
     ],
 )
 def test_paths_in_a_table_mean_files(text: str, folder: str, expected: str) -> None:
-    assert resolve(text, folder, "row 1") == expected
+    assert resolve(text, folder) == expected
 
 
 @given(st.text(min_size=1, max_size=20), st.integers(0, 2**60), st.none() | st.integers(0, 2**60))
