@@ -33,12 +33,15 @@ class Labels:
 def read_labels(columns: Mapping[str, Sequence[Cell]], separator: str | None, where: Where) -> Labels:
     """Labels from one column (a label, a list of labels, or labels with a separator), or from several of 0 and 1.
 
-    `where` names a row by its place in the columns, for messages. Raises InputRefused naming the first bad rows.
+    `where` names a row by its place in the columns, for messages. Raises InputRefused naming the first bad rows, and
+    UsageError for a separator where there are lists.
     """
     if len(columns) > 1:
         return _flags(columns, where)
     ((name, cells),) = columns.items()
     if separator is not None:
+        if any(isinstance(cell, list | tuple) for cell in cells):
+            raise UsageError("--label-separator is for text", f"column {name!r} holds lists", "Leave it out")
         return _lists(name, [_split(cell, separator) for cell in cells], where)
     if any(isinstance(cell, list | tuple) for cell in cells):
         return _lists(name, [[] if cell is None else cell for cell in cells], where)

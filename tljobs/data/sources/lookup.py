@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from tljobs.data.sources.files import file_size, unreachable
+from tljobs.data.sources.files import file_size, is_text, unreachable
 from tljobs.data.sources.model import Found, Tree
 from tljobs.data.sources.reading import S3, filesystem
 from tljobs.errors import InputRefused
@@ -30,8 +30,9 @@ NamesIn = Callable[[str], dict[str, tuple[str, ...]]]
 def resolve(text: str, folder: str) -> str:
     """The path or s3:// URI that a table in `folder` means by `text`. Pure.
 
-    Raises ValueError for an address of another kind, such as http://.
+    Raises ValueError for an address of another kind, such as http://, and for what can be no name.
     """
+    _require_name(text)
     if text.startswith(S3):
         return text
     if text.startswith("file://"):
@@ -74,6 +75,10 @@ def find_in_archive(texts: Sequence[str], folder: str, tree: Tree, where: Where)
         spellings[member.casefold()] = None if member.casefold() in spellings else file
     found: list[Found] = []
     for row, text in enumerate(texts):
+        try:
+            _require_name(text)
+        except ValueError as error:
+            raise InputRefused(str(error), where(row)) from error
         path = posixpath.normpath(posixpath.join(folder, text.replace("\\", "/")))
         if SCHEME.match(text) or DRIVE.match(text) or path.startswith(("/", "..")):
             hint = "In an archive, paths are relative to the table's folder"
@@ -82,6 +87,12 @@ def find_in_archive(texts: Sequence[str], folder: str, tree: Tree, where: Where)
         missing = Found(path=path, uri=uri, address=uri, size_bytes=0)
         found.append(members.get(path) or spellings.get(path.casefold()) or missing)
     return found
+
+
+def _require_name(text: str) -> None:
+    """Raises ValueError for what no file system takes as a name."""
+    if "\0" in text or not is_text(text):
+        raise ValueError(f"an image whose name is no text, {text[:200]!r}")
 
 
 def _local(path: str, folder: str, root: str, names_in: NamesIn, where: Callable[[], str]) -> Found:

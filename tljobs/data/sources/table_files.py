@@ -213,6 +213,8 @@ def _json_rows(file: Any, name: str) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("no object")
+                if "\\ud" in line.casefold():
+                    json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text: ValueError
                 yield row
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError too
             hint = 'Each line is one object, such as {"file_name": "1.jpg", "label": "cat"}'

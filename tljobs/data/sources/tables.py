@@ -54,7 +54,10 @@ def tables_in(tree: Tree, options: SourceOptions, context: Context) -> list[tupl
         raise UsageError("two tables for the same images", sample([f.path for f, _ in chosen], 5), "Keep one of them")
     if options.names_columns:
         return chosen
-    return [each for each in chosen if has_usual_columns(_open(each[0], context).names, options)]
+    usual = [has_usual_columns(_open(file, context).names, options) for file, _ in chosen]
+    if any(usual) and not all(usual):
+        raise InputRefused("tables with different columns", sample([file.uri for file, _ in chosen], 3))
+    return chosen if all(usual) else []
 
 
 def list_tables(
@@ -98,7 +101,7 @@ def _listing(
             labels={name: _cells(opened, name) for name in columns.labels},
             splits=_cells(opened, columns.split) if columns.split else None,
             groups=_cells(opened, columns.group) if columns.group else None,
-            given_splits=given if any(given) else _splits_of_folders(images, tree),
+            given_splits=given if any(given) else _splits_of_folders(images),
             where=where,
             ignored=[file.path for file in tree.files if file.path not in own] + list(tree.unusable),
         ),
@@ -139,10 +142,10 @@ def _named(texts: Sequence[str], file: Found, tree: Tree, where: Where, context:
     return find_images(texts, posixpath.dirname(file.uri), root, where, context.endpoint_url)
 
 
-def _splits_of_folders(images: Sequence[Found], tree: Tree) -> list[Split | None]:
-    """Where the paths of a folder's table all start with train, val or test, these are the splits."""
+def _splits_of_folders(images: Sequence[Found]) -> list[Split | None]:
+    """Where the paths in a table all start with train, val or test, these are the splits."""
     tops = {image.path.split("/")[0] if "/" in image.path else "" for image in images}
-    splits = split_folders_of(tops - {""}) if tops and "" not in tops and tops != set() else {}
+    splits = split_folders_of(tops - {""}) if "" not in tops else {}
     if not splits or not all(top.casefold() in SPLIT_NAMES for top in tops):
         return [None] * len(images)
     return [splits[image.path.split("/")[0]] for image in images]

@@ -151,9 +151,9 @@ def _cell(values: Values | None, data: bytes) -> list[Any]:
 
 
 def _alone(cells: Sequence[list[Any]]) -> list[Any]:
-    """Single values instead of lists of one, where all are such; lists of another length are for several labels."""
-    if all(len(cell) == 1 for cell in cells):
-        return [cell[0] for cell in cells]
+    """Single values, or None, instead of lists, where none has more than one: longer ones are for several labels."""
+    if all(len(cell) <= 1 for cell in cells):
+        return [cell[0] if cell else None for cell in cells]
     return list(cells)
 
 

@@ -83,6 +83,11 @@ def test_columns_that_are_no_labels_are_refused(cells: list[object], message: st
         labels(label=cells)
 
 
+def test_a_separator_for_lists_is_a_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="'label' holds lists"):
+        labels("|", label=[["a"], ["b"]])
+
+
 def test_class_names_given_must_be_those_found() -> None:
     assert class_order(("a", "b"), ("b", "a"), "t.csv", "labels of t.csv") == ("b", "a")
     with pytest.raises(UsageError, match=r"--classes does not match the labels of t\.csv; missing: 'b'"):

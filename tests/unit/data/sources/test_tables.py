@@ -197,6 +197,15 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(folder: Path, name: st
         list_source(str(write(folder / name, data)))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("1\\u0000.jpg", r"whose name is no text.*row 2 of"), ("1\\uD800.jpg", "line 2 of")]
+)
+def test_a_name_that_no_file_can_have_is_refused_by_its_row(folder: Path, name: str, message: str) -> None:
+    write(folder / "t.jsonl", f'{{"file": "1.jpg", "label": "a"}}\n{{"file": "{name}", "label": "b"}}\n')
+    with pytest.raises(InputRefused, match=message):
+        list_source(str(folder / "t.jsonl"))
+
+
 def test_wrong_options_are_a_wrong_usage(folder: Path) -> None:
     path = str(csv(folder, "file,label", *(",".join(row) for row in ROWS)))
     for wrong in (options("lable"), SourceOptions(split_column="x"), SourceOptions(classes=("7", "8"))):
@@ -259,6 +268,9 @@ def test_metadata_below_split_folders_gives_the_split_too(tmp_path: Path) -> Non
         ("validation/1.jpg", "val"),
         ("validation/2.jpg", "val"),
     ]
+    csv(tmp_path / "validation", "file_name,text", "1.jpg,a", "2.jpg,b", name="metadata.csv")
+    with pytest.raises(InputRefused, match="tables with different columns"):
+        list_source(str(tmp_path))
     csv(tmp_path / "validation", "file_name,label", "1.jpg,a", "2.jpg,", name="metadata.csv")
     with pytest.raises(InputRefused, match=r"row 3 of .*/validation/metadata\.csv"):
         list_source(str(tmp_path))

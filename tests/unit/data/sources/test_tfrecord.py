@@ -83,6 +83,13 @@ def test_lists_of_labels_are_several_labels_and_may_be_empty(tmp_path: Path) -> 
     assert (listing.task, labels(listing)) == ("multi-label", [("1", "2"), (), ("1",)])
 
 
+def test_a_record_without_a_label_is_refused_where_the_others_have_one(tmp_path: Path) -> None:
+    path = write_tfrecord(tmp_path / "a.tfrecord", records([2, [], 1, 2]))
+    with pytest.raises(InputRefused, match=r"1 rows without a label .*: record 2 of"):
+        list_source(str(path))
+    assert labels(list_source(str(path), SourceOptions(label_separator="|")))[1] == ()
+
+
 def test_a_folder_of_shards_gives_the_split_by_its_names(tmp_path: Path) -> None:
     for name, values in (("train-00000-of-00002", [0, 1]), ("train-00001-of-00002", [1]), ("validation-00000", [0])):
         write_tfrecord(tmp_path / f"{name}.tfrecord", records(list(values)))
