@@ -51,12 +51,13 @@ def reserve_run(store: Store, spec: TrainSpec, manifest: DatasetManifest) -> str
 
 def _plan(spec: PrepareSpec) -> DatasetPlan:
     listing = list_source(spec.source)
-    task = HashTask(uris=tuple(file.uri for file in listing.files), sizes_bytes=(1,) * len(listing.files))
+    uris = tuple(file.uri for file in listing.files)
+    task = HashTask(addresses=uris, sizes_bytes=(1,) * len(uris))
     hashes = hash_files(task, endpoint_url=None, max_bytes=MAX_PIXELS).files
     of_ten: dict[int, Split] = {0: "val", 1: "test"}
     placed = tuple(
         Placed(
-            image=Image(uri=file.uri, labels=(file.label,), sha256=each.sha256, given_split=None),
+            image=Image(uri=file.uri, address=file.address, labels=file.labels, sha256=each.sha256, given_split=None),
             split=of_ten.get(number % 10, "train"),
         )
         for number, (file, each) in enumerate(zip(listing.files, hashes, strict=True))
@@ -71,7 +72,12 @@ def _tasks(plan: DatasetPlan, shard_rows: dict[Split, tuple[int, ...]]) -> list[
         images = [each.image for each in plan.placed if each.split == split]
         for shard, (first, end) in enumerate(itertools.pairwise((0, *itertools.accumulate(sizes)))):
             rows = tuple(
-                TaskImage(uri=each.uri, sha256=each.sha256, labels=(plan.listing.classes.index(each.labels[0]),))
+                TaskImage(
+                    uri=each.uri,
+                    address=each.address,
+                    sha256=each.sha256,
+                    labels=(plan.listing.classes.index(each.labels[0]),),
+                )
                 for each in images[first:end]
             )
             key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(sizes))

@@ -66,6 +66,7 @@ def prepare(spec: PrepareSpec, *, dry_run: DryRun = False, common: Common = Comm
 
     tljobs prepare ./photos --name birds
     tljobs prepare s3://bucket/photos --name birds --image-size 160 --split 70/15/15
+    tljobs prepare labels.csv --name birds --label-column species --group-by nest
     """
     from tljobs.data.prepare import prepare as verb
 

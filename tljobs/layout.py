@@ -159,3 +159,23 @@ def search_event(name: str, seq: int) -> str:
 def search_trials(name: str) -> str:
     """The result table of a finished search."""
     return f"{search(name)}/trials.parquet"
+
+
+def staging(digest: str) -> str:
+    """The place of a source that had to be unpacked, by the SHA-256 of what was unpacked."""
+    return f"staging/{checked_id(digest, 'digest')}"
+
+
+def staging_record(digest: str) -> str:
+    """Written last: without it, nothing of the unpacked source is used."""
+    return f"{staging(digest)}/staged.json"
+
+
+def staging_pack(digest: str, index: int) -> str:
+    """Pack `index` (from 0): the bytes of many files, one after the other."""
+    return f"{staging(digest)}/pack-{index:06}.bin"
+
+
+def staging_index(digest: str, index: int) -> str:
+    """The table of the files in pack `index`."""
+    return f"{staging(digest)}/pack-{index:06}.parquet"

@@ -101,6 +101,16 @@ class SplitInfo(Part):
     shards: tuple[ShardInfo, ...]
 
 
+class StagedSource(Record):
+    """The commit of a source that was unpacked into the store: pack `i` holds the bytes of the files that index `i`
+    lists. The same source gives the same record."""
+
+    digest: str
+    files: int
+    packs: tuple[FileInfo, ...]
+    indexes: tuple[FileInfo, ...]
+
+
 class DatasetManifest(Record):
     """The commit of a dataset version. `image_size` is the network input (pixels, square) it was prepared for;
     images are stored with their shorter side `stored_short_side` pixels."""

@@ -39,9 +39,30 @@ class PrepareSpec(Spec):
 
     positional = ("source",)
 
-    source: str = Field(description="Folder of class folders, also with train/val/test above them; local or s3://.")
+    source: str = Field(
+        description="Folder of class folders (also below train/val/test) or with a metadata.csv; CSV, TSV, JSONL or"
+        " Parquet table; TFRecord files; tar or zip of one of these. Local or s3://."
+    )
     name: str = Field(description="Name of the dataset.")
-    classes: tuple[str, ...] | None = Field(None, description="Class names in order (default: sorted folder names).")
+    classes: tuple[str, ...] | None = Field(None, description="Class names in order (default: sorted labels).")
+    image_column: str | None = Field(
+        None, description="Column (or TFRecord feature) of the image: a path, a URI, or bytes (default: a usual name)."
+    )
+    label_column: tuple[str, ...] | None = Field(
+        None, description="Column of the label; several times for one column of 0 and 1 per class (default: as above)."
+    )
+    label_separator: str | None = Field(
+        None, min_length=1, description="What separates several labels in the label column, such as '|'."
+    )
+    split_column: str | None = Field(
+        None, description="Column that says train, val or test (default: 'split', if there is one)."
+    )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="What must stay on one side of the split (patient, video, burst): a column, or for class folders a"
+        " regular expression over the path with one group.",
+    )
     split: str = Field(
         "80/10/10", description="Percent of train/val/test, used where the source gives no split of its own."
     )
@@ -51,6 +72,18 @@ class PrepareSpec(Spec):
     max_rejected: float = Field(0.01, ge=0, le=1, description="Share of bad images above which nothing is published.")
     max_pixels: int = Field(100_000_000, ge=1, description="Images with more pixels are rejected unread.")
     shard_images: int = Field(2048, ge=64, description="Images per shard.")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes_may_be_one_text(cls, names: Any) -> Any:
+        """`--classes cat,dog` is one word to the command line; a single class could not be trained anyway."""
+        return names[0].split(",") if isinstance(names, list | tuple) and len(names) == 1 else names
+
+    @model_validator(mode="after")
+    def _one_column_to_separate(self) -> PrepareSpec:
+        if self.label_separator and len(self.label_column or ()) > 1:
+            raise ValueError("label_separator needs one label_column; several are columns of 0 and 1")
+        return self
 
     @field_validator("split")
     @classmethod

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from images import make_class_folders
+from tfrecords import write_tfrecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -41,8 +43,20 @@ def python_blocks(page: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     make_class_folders(folder / "photos", ["checks", "disc", "stripes"], per_class=40, size_px=110)
+    _same_photos_in_other_forms(folder)
     make_class_folders(folder / "new-photos", ["checks", "disc", "stripes"], per_class=2, size_px=110, seed=7)
     return folder
+
+
+def _same_photos_in_other_forms(folder: Path) -> None:
+    """`labels.csv`, `records` and `photos.tar.gz`."""
+    paths = sorted((folder / "photos").rglob("*.jpg"))
+    rows = [f"{path.relative_to(folder)},{path.parent.name},p{number // 4}" for number, path in enumerate(paths)]
+    (folder / "labels.csv").write_text("\n".join(["file,label,patient", *rows]))
+    examples = [{"image/encoded": path.read_bytes(), "image/class/text": path.parent.name} for path in paths]
+    write_tfrecord(folder / "records/photos-00000-of-00001.tfrecord", examples)
+    with tarfile.open(folder / "photos.tar.gz", "w:gz") as archive:
+        archive.add(folder / "photos", "photos")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -55,7 +55,7 @@ def test_every_key_is_a_plain_relative_path_below_a_known_place(text: str, numbe
     for function in KEY_FUNCTIONS:
         key = key_of(function, text, number)
         assert posixpath.normpath(key) == key.rstrip("/")
-        assert key.split("/")[0] in {"datasets", "runs", "searches"}
+        assert key.split("/")[0] in {"datasets", "runs", "searches", "staging"}
 
 
 def test_keys_of_different_things_differ() -> None:

@@ -37,6 +37,7 @@ SAMPLES: dict[str, dict[str, object]] = {
     },
     "RunRecord": {**REQUEST, **CLASSES, "run": "r", "manifest_sha256": "ab", "search": None},
     "SearchRecord": {**REQUEST, "search": "s"},
+    "StagedSource": {"digest": "ab", "files": 2, "packs": [FILE], "indexes": [FILE]},
     "Event": {
         "seq": 4,
         "kind": "checkpoint",

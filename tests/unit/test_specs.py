@@ -38,6 +38,18 @@ def test_any_other_split_is_refused(split: str) -> None:
         PrepareSpec(source="s", name="n", split=split)
 
 
+def test_classes_may_be_one_word_with_commas() -> None:
+    for asked in (("cat,dog",), ["cat,dog"], ["cat", "dog"]):
+        assert PrepareSpec.model_validate({"source": "s", "name": "n", "classes": asked}).classes == ("cat", "dog")
+    assert PrepareSpec(source="s", name="n", classes=("a,b", "c")).classes == ("a,b", "c")
+
+
+def test_a_separator_belongs_to_one_label_column() -> None:
+    PrepareSpec(source="s", name="n", label_column=("a",), label_separator="|")
+    with pytest.raises(ValidationError, match="label_separator needs one label_column"):
+        PrepareSpec(source="s", name="n", label_column=("a", "b"), label_separator="|")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

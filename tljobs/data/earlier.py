@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-IDENTITY = {"uri", "sha256", "labels"}  # fields of an IndexRow that the new version says anew
+IDENTITY = {"uri", "address", "sha256", "labels"}  # fields of an IndexRow that each version says anew
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ class Rejected(Part):
 
 
 class HashTask(Part):
-    """Files to hash, and how large the listing says they are."""
+    """Files to hash, where they are read from, and how large the listing says they are."""
 
-    uris: tuple[str, ...]
+    addresses: tuple[str, ...]
     sizes_bytes: tuple[int, ...]
 
 
@@ -53,7 +53,7 @@ class Hashed(Part):
 
 
 class HashReport(Part):
-    """One entry per uri of the task, in its order."""
+    """One entry per address of the task, in its order."""
 
     files: tuple[Hashed, ...]
 
@@ -68,9 +68,10 @@ class Stored(Part):
 
 
 class PlannedImage(Part):
-    """`labels` are indices into the classes: one, or any number in a multi-label dataset."""
+    """`address` is what is read; `labels` are indices into the classes: one, or any number in a multi-label dataset."""
 
     uri: str
+    address: str
     sha256: str
     labels: tuple[int, ...]
 
@@ -215,6 +216,7 @@ def shard_tasks(
         images = [
             TaskImage(
                 uri=each.image.uri,
+                address=each.image.address,
                 sha256=each.image.sha256,
                 labels=tuple(label_of[name] for name in each.image.labels),
                 stored=stored(each.image.sha256, split),

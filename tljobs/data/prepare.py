@@ -22,7 +22,7 @@ from tljobs.data.earlier import Earlier, newest
 from tljobs.data.groups import keys_together
 from tljobs.data.plan import DatasetPlan, Hashed, HashReport, HashTask, Placed, Rejected, ShardReport
 from tljobs.data.publish import find_published, publish
-from tljobs.data.sources import Listing, SourceFile, list_source
+from tljobs.data.sources import Listing, SourceFile, SourceOptions, list_source
 from tljobs.data.split import Percentages, assign_splits, require_images, unique_images
 from tljobs.progress import SILENT, Reporter
 from tljobs.ray_session import ray_session
@@ -47,19 +47,20 @@ def prepare(
         spec: what is asked for.
         store: where the dataset goes; all workers must see it.
         reporter: hears the plan and the progress.
-        dry_run: return after the plan, with nothing read but the listing.
+        dry_run: return after the plan, with no image read; archives are unpacked into the store all the same.
 
     Returns:
         What was made; None after a dry run.
 
     Raises:
-        UsageError, NotFound: the source or the class names are wrong. InputRefused: no images, a class without
-        training or validation images, too many rejected. Unreachable: the store, source or cluster cannot be used.
+        UsageError, NotFound: the source, its columns or the class names are wrong. InputRefused: no images, a damaged
+        source, a class without training or validation images, too many rejected. Unreachable: the store, source or
+        cluster cannot be used.
         Nothing is published in any of these cases.
     """
     layout.checked_id(spec.name, "dataset name")
     endpoint_url = store.endpoint_url if isinstance(store, S3Store) else os.environ.get("AWS_ENDPOINT_URL")
-    listing = list_source(spec.source, spec.classes, endpoint_url)
+    listing = list_source(spec.source, _source_options(spec), endpoint_url, store=store, reporter=reporter)
     reporter.plan(f"prepare {spec.name}", _plan_rows(spec, listing, store))
     if dry_run:
         return None
@@ -75,14 +76,24 @@ def prepare(
     return publish(plan, reports, store)
 
 
+def _source_options(spec: PrepareSpec) -> SourceOptions:
+    return SourceOptions(
+        classes=spec.classes,
+        image_column=spec.image_column,
+        label_columns=spec.label_column or (),
+        label_separator=spec.label_separator,
+        split_column=spec.split_column,
+        group_by=spec.group_by,
+    )
+
+
 def _plan_rows(spec: PrepareSpec, listing: Listing, store: Store) -> list[tuple[str, str]]:
-    classes = ", ".join(f"{name} {count}" for name, count in listing.per_class.items())
     short_side = planning.stored_short_side(spec.image_size)
-    split = "as the folders say" if listing.has_given_split else f"{spec.split} (train/val/test) by content"
+    split = "as the source says" if listing.has_given_split else f"{spec.split} (train/val/test) by content"
     return [
         ("source", listing.source),
         ("images", f"{len(listing.files)} files, {listing.size_bytes / 1e6:.1f} MB; {len(listing.ignored)} ignored"),
-        ("classes", f"{len(listing.classes)}: {classes}"),
+        *listing.understood,
         ("split", split),
         ("stored as", f"shorter side {short_side} px for {spec.image_size} px networks, {spec.shard_images} per shard"),
         ("workers", str(spec.workers or "all CPUs of the cluster")),
@@ -97,7 +108,10 @@ def _hash_files(
     size = min(MAX_HASH_FILES, -(-len(files) // (4 * processes)))
     chunks = [files[first : first + size] for first in range(0, len(files), size)]
     tasks = [
-        HashTask(uris=tuple(file.uri for file in chunk), sizes_bytes=tuple(file.size_bytes for file in chunk))
+        HashTask(
+            addresses=tuple(file.address for file in chunk),
+            sizes_bytes=tuple(file.size_bytes for file in chunk),
+        )
         for chunk in chunks
     ]
     work = functools.partial(workers.hash_files, endpoint_url=endpoint_url, max_bytes=MAX_FILE_BYTES)
@@ -115,7 +129,7 @@ def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed],
     pairs = list(zip(listing.files, hashed, strict=True))
     unique = unique_images((file, result.sha256) for file, result in pairs if not result.reason)
     rejected = [
-        Rejected(uri=file.uri, label=file.label, reason=result.reason, detail=result.detail)
+        Rejected(uri=file.uri, label="|".join(file.labels), reason=result.reason, detail=result.detail)
         for file, result in pairs
         if result.reason
     ]

@@ -42,9 +42,11 @@ class Percentages:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A file whose bytes are known. `labels` holds exactly one unless the dataset is multi-label."""
+    """A file whose bytes are known; `address` is what is read. `labels` holds exactly one unless the dataset is
+    multi-label."""
 
     uri: str
+    address: str
     labels: tuple[str, ...]
     sha256: str
     given_split: Split | None
@@ -140,7 +142,14 @@ def unique_images(files: Iterable[tuple[SourceFile, str]]) -> Uniques:
     """Of (file, SHA-256) pairs: equal bytes with one label are kept once, with several labels not at all."""
     copies: dict[str, list[Image]] = {}
     for file, sha256 in files:
-        image = Image(uri=file.uri, labels=(file.label,), sha256=sha256, given_split=file.given_split)
+        image = Image(
+            uri=file.uri,
+            address=file.address,
+            labels=file.labels,
+            sha256=sha256,
+            given_split=file.given_split,
+            group=file.group,
+        )
         copies.setdefault(sha256, []).append(image)
     kept: list[Image] = []
     conflicts: list[Image] = []

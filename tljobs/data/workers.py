@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tljobs.data.decode import BadImage, decode, encode_jpeg, encode_png
-from tljobs.data.earlier import read_stored
+from tljobs.data.earlier import IDENTITY, read_stored
 from tljobs.data.plan import (
     Hashed,
     HashReport,
@@ -32,7 +32,7 @@ READ_AHEAD_FILES = 8  # hides the latency of S3 behind the decoding of one core
 
 def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int) -> HashReport:
     """SHA-256 of each file, or `empty`, `unreadable`, or `too_large` without reading it."""
-    small = [uri for uri, size in zip(task.uris, task.sizes_bytes, strict=True) if size <= max_bytes]
+    small = [address for address, size in zip(task.addresses, task.sizes_bytes, strict=True) if size <= max_bytes]
     contents = _read_ahead(small, endpoint_url)
     too_large = BadImage("too_large", f"a file of more than {max_bytes} bytes")
     return HashReport(
@@ -51,7 +51,7 @@ def write_shard(
     stored: list[bytes] = []
     rejected: list[Rejected] = []
     copies = read_stored(store, task)
-    files = _read_ahead([image.uri for image in task.images if image.sha256 not in copies], endpoint_url)
+    files = _read_ahead([image.address for image in task.images if image.sha256 not in copies], endpoint_url)
     for image in task.images:
         try:
             if image.stored and image.sha256 in copies:
@@ -77,7 +77,7 @@ def write_shard(
 
 
 def _copied(image: PlannedImage, stored: Stored) -> IndexRow:
-    return IndexRow(**stored.known | {"uri": image.uri, "sha256": image.sha256, "labels": image.labels})
+    return IndexRow(**stored.known | image.model_dump(include=IDENTITY))
 
 
 def _encoded(
@@ -89,9 +89,7 @@ def _encoded(
         raise BadImage("unreadable", "the file changed while the dataset was prepared")
     decoded = decode(data, short_side=short_side, max_pixels=max_pixels)
     row = IndexRow(
-        uri=image.uri,
-        sha256=image.sha256,
-        labels=image.labels,
+        **image.model_dump(include=IDENTITY),
         width_px=decoded.width_px,
         height_px=decoded.height_px,
         source_format=decoded.source_format,
@@ -107,20 +105,20 @@ def _hashed(data: bytes | BadImage) -> Hashed:
     return Hashed(sha256=hashlib.sha256(data).hexdigest())
 
 
-def _read_ahead(uris: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:
+def _read_ahead(addresses: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:
     """The files' bytes in order, a few of them read beforehand."""
     with ThreadPoolExecutor(READ_AHEAD_FILES) as pool:
         pending: deque[Future[bytes | BadImage]] = deque()
-        for uri in uris:
-            pending.append(pool.submit(_read, uri, endpoint_url))
+        for address in addresses:
+            pending.append(pool.submit(_read, address, endpoint_url))
             if len(pending) > READ_AHEAD_FILES:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _read(uri: str, endpoint_url: str | None) -> bytes | BadImage:
+def _read(address: str, endpoint_url: str | None) -> bytes | BadImage:
     try:
-        return read_file(uri, endpoint_url)
+        return read_file(address, endpoint_url)
     except OSError as error:
         return BadImage("unreadable", (error.strerror or str(error))[:200])

@@ -26,9 +26,8 @@ from tljobs.specs import PrepareSpec
 def placed(number: int, split: Split = "train", folder: str = "/data") -> Placed:
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     label = "ab"[number % 2]
-    return Placed(
-        image=Image(uri=f"{folder}/{label}/{number}.jpg", labels=(label,), sha256=digest, given_split=None), split=split
-    )
+    uri = f"{folder}/{label}/{number}.jpg"
+    return Placed(image=Image(uri=uri, address=uri, labels=(label,), sha256=digest, given_split=None), split=split)
 
 
 def plan(images: list[Placed], classes: tuple[str, ...] = ("a", "b"), **options: object) -> DatasetPlan:

@@ -36,11 +36,12 @@ def work(tmp_path: Path) -> Work:
     """A plan for 16 images and the reports of its shards, which lie in `tmp_path`/store."""
     source = make_class_folders(tmp_path / "source", ("a", "b"), 8, size_px=48)
     listing = list_source(str(source))
-    task = HashTask(uris=tuple(file.uri for file in listing.files), sizes_bytes=(1,) * len(listing.files))
+    uris = tuple(file.uri for file in listing.files)
+    task = HashTask(addresses=uris, sizes_bytes=(1,) * len(uris))
     hashes = hash_files(task, endpoint_url=None, max_bytes=10**6).files
     placed = tuple(
         Placed(
-            image=Image(uri=file.uri, labels=(file.label,), sha256=each.sha256, given_split=None),
+            image=Image(uri=file.uri, address=file.address, labels=file.labels, sha256=each.sha256, given_split=None),
             split="val" if number % 4 == 0 else "train",
         )
         for number, (file, each) in enumerate(zip(listing.files, hashes, strict=True))

@@ -22,11 +22,11 @@ def sha(number: int) -> str:
 
 
 def image(number: int, given: Split | None = None) -> Image:
-    return Image(uri=f"/{number}.jpg", labels=("a",), sha256=sha(number), given_split=given)
+    return Image(uri=f"/{number}.jpg", address="", labels=("a",), sha256=sha(number), given_split=given)
 
 
 def file(path: str, label: str = "a", given: Split | None = None) -> SourceFile:
-    return SourceFile(uri=f"/{path}", path=path, label=label, given_split=given, size_bytes=1)
+    return SourceFile(uri=f"/{path}", address=f"/{path}", path=path, labels=(label,), given_split=given, size_bytes=1)
 
 
 @pytest.mark.parametrize("shares", ["80/10/10", "60/20/20", "100/0/0", "0/0/100", "70/30/0", "34/33/33"])
@@ -52,7 +52,10 @@ def test_adding_images_moves_no_other() -> None:
 
 
 def test_the_split_depends_on_the_content_and_not_on_the_name() -> None:
-    moved = [Image(uri=f"/elsewhere/{each}", labels=("b",), sha256=sha(each), given_split=None) for each in range(200)]
+    moved = [
+        Image(uri=f"/elsewhere/{each}", address="", labels=("b",), sha256=sha(each), given_split=None)
+        for each in range(200)
+    ]
     assert assign_splits(moved, USUAL) == assign_splits([image(each) for each in range(200)], USUAL)
 
 
@@ -117,7 +120,7 @@ def test_a_class_without_training_or_validation_images_is_refused_with_counts(mi
 
 
 def labelled(number: int, label: str, group: str = "") -> Image:
-    return Image(uri=f"/{number}.jpg", labels=(label,), sha256=sha(number), given_split=None, group=group)
+    return Image(uri=f"/{number}.jpg", address="", labels=(label,), sha256=sha(number), given_split=None, group=group)
 
 
 @pytest.mark.parametrize("images", [4, 7, 20, 50])
@@ -177,6 +180,7 @@ def test_the_labels_of_a_multi_label_image_all_count() -> None:
     rows = [
         Image(
             uri=f"/{number}",
+            address="",
             labels=("rare", "common") if number < 6 else ("common",),
             sha256=sha(number),
             given_split=None,

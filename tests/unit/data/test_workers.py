@@ -31,7 +31,12 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def planned(paths: list[Path]) -> tuple[TaskImage, ...]:
     return tuple(
-        TaskImage(uri=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), labels=(number % 3,))
+        TaskImage(
+            uri=str(path),
+            address=str(path),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            labels=(number % 3,),
+        )
         for number, path in enumerate(paths)
     )
 
@@ -44,7 +49,8 @@ def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> S
 def test_hashes_come_in_order_with_reasons_where_there_is_none(photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     paths = [photos[0], tmp_path / "gone.jpg", photos[1], tmp_path / "empty.jpg", photos[2]]
-    task = HashTask(uris=tuple(map(str, paths)), sizes_bytes=(1, 1, 2000, 1, 1))
+    names = tuple(map(str, paths))
+    task = HashTask(addresses=names, sizes_bytes=(1, 1, 2000, 1, 1))
     files = hash_files(task, endpoint_url=None, max_bytes=1000).files
     assert [file.reason for file in files] == ["", "unreadable", "too_large", "empty", ""]
     assert files[0].sha256 == hashlib.sha256(photos[0].read_bytes()).hexdigest()

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tljobs.data.sources import Found, Listing, arrange, list_source, read_file, source_uri
+from tljobs.data.sources import Found, Listing, SourceOptions, Tree, arrange, list_source, read_file, source_uri
 from tljobs.errors import InputRefused, NotFound, UsageError
 
 
-def arranged(*paths: str, classes: Sequence[str] | None = None) -> Listing:
-    return arrange("/data", [Found(path=path, size_bytes=10) for path in paths], (), classes)
+def arranged(*paths: str, classes: Sequence[str] | None = None, group_by: str | None = None) -> Listing:
+    files = [Found(path=path, uri=f"/data/{path}", address=f"/data/{path}", size_bytes=10) for path in paths]
+    options = SourceOptions(classes=tuple(classes) if classes else None, group_by=group_by)
+    return arrange(Tree(source="/data", files=tuple(files)), options)
 
 
 def labels(listing: Listing) -> dict[str, str]:
@@ -31,14 +35,60 @@ def test_folder_names_are_labels_and_sorted_names_are_the_order() -> None:
     assert not listing.has_given_split
 
 
-def test_the_class_order_does_not_depend_on_the_order_of_the_listing() -> None:
-    paths = ["b/1.jpg", "a/1.jpg", "C/1.jpg"]
-    assert arranged(*paths).classes == arranged(*reversed(paths)).classes == ("C", "a", "b")
+@given(st.permutations(["b/1.jpg", "a/1.jpg", "C/1.jpg", "b/2.jpg", "a/10.jpg"]))
+def test_the_class_order_does_not_depend_on_the_order_of_the_listing(paths: list[str]) -> None:
+    assert arranged(*paths).classes == ("C", "a", "b")
 
 
 def test_labels_that_differ_in_case_or_are_unicode_are_never_merged() -> None:
     listing = arranged("Cat/1.jpg", "cat/1.jpg", "café/1.jpg", "猫/1.jpg")
     assert listing.classes == ("Cat", "café", "cat", "猫")
+
+
+PARTS = st.text("abAB.é猫", min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
+
+
+@given(st.sets(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=12))
+def test_every_file_is_either_an_image_or_ignored_and_none_is_both(paths: set[str]) -> None:
+    listing = arranged(*paths, "one/1.jpg", "two/1.jpg")
+    assert sorted([*(file.path for file in listing.files), *listing.ignored]) == sorted(
+        {*paths, "one/1.jpg", "two/1.jpg"}
+    )
+    assert all(file.label == file.path.split("/")[0] for file in listing.files)
+    assert len({file.path.casefold() for file in listing.files}) <= len(listing.files)
+
+
+def test_groups_are_what_the_expression_finds_in_the_path() -> None:
+    listing = arranged("a/p1_0.jpg", "a/p1_1.jpg", "b/p2_0.jpg", "b/other.jpg", group_by=r"/(p\d+)_")
+    assert [file.group for file in listing.files] == ["p1", "p1", "", "p2"]
+    assert dict(listing.understood)["groups"] == "2; 1 images in none"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("p(", "no regular expression"), ("p1", "needs one group, and has 0"), ("(x)(y)", "has 2"), ("(q)", "no file")],
+)
+def test_a_group_expression_that_cannot_work_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        arranged("a/p1.jpg", "b/p2.jpg", group_by=pattern)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [SourceOptions(image_column="x"), SourceOptions(label_columns=("x",)), SourceOptions(split_column="x")],
+)
+def test_columns_of_class_folders_are_refused(options: SourceOptions) -> None:
+    file = Found(path="a/1.jpg", uri="/a/1.jpg", address="/a/1.jpg", size_bytes=1)
+    with pytest.raises(UsageError, match="--label-column"):
+        arrange(Tree(source="/data", files=(file,)), options)
+
+
+def test_what_was_understood_is_told() -> None:
+    rows = dict(arranged("train/a/1.jpg", "train/b/1.jpg", "train/b/2.jpg", "val/a/2.jpg").understood)
+    assert rows["kind"] == "class folders"
+    assert rows["classes"] == "2: a 2, b 2"
+    assert rows["given split"] == "train 3, val 1"
+    assert rows["examples"].startswith("train/a/1.jpg is a; ")
 
 
 def test_two_spellings_of_one_file_name_are_one_file() -> None:
@@ -171,6 +221,15 @@ def test_pipes_and_names_that_are_no_text_are_ignored_and_listed(tmp_path: Path)
     os.mkfifo(tmp_path / "a/pipe.jpg")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b/\xff.jpg")).write_bytes(b"data")
     assert list_source(str(tmp_path)).ignored == ("a/pipe.jpg", "b/\\xff.jpg")
+
+
+def test_counts_are_those_of_find_whatever_the_spelling_of_the_ending(tmp_path: Path) -> None:
+    """One walk, not a pattern per ending: on a file system that ignores case, two patterns count every file twice."""
+    for number, ending in enumerate(("jpg", "jpeg", "JPG", "JPEG", "Jpg")):
+        write(tmp_path / f"a/{number}.{ending}")
+        write(tmp_path / f"b/{number}.{ending}")
+    listing = list_source(str(tmp_path))
+    assert len(listing.files) == len({file.path for file in listing.files}) == len(list(tmp_path.rglob("*.*")))
 
 
 def test_wrong_sources_are_told_apart(tmp_path: Path) -> None:
