@@ -171,7 +171,7 @@ def _write_split(store: Store, split: str, photos: Sequence[Photo], rows: list[d
     for number, first in enumerate(starts):
         members = photos[first : first + SHARD_IMAGES]
         key = layout.dataset_shard(DATASET, VERSION, split, number, len(starts))
-        data = shard_bytes(*zip(*[(_id(photo), _stored(photo), photo.label) for photo in members], strict=True))
+        data = shard_bytes(*zip(*[(_id(photo), _stored(photo), (photo.label,)) for photo in members], strict=True))
         store.put(key, data)
         shards.append(shard_info(key, data, len(members)))
         rows.extend(_index_row(photo, split, number, row) for row, photo in enumerate(members))

@@ -12,7 +12,7 @@ from pathlib import Path
 from images import make_class_folders
 
 from tljobs import layout
-from tljobs.data.plan import DatasetPlan, HashTask, Placed, PlannedImage, ShardReport, ShardTask, stored_short_side
+from tljobs.data.plan import DatasetPlan, HashTask, Placed, ShardReport, ShardTask, TaskImage, stored_short_side
 from tljobs.data.publish import publish
 from tljobs.data.sources import list_source
 from tljobs.data.split import Image
@@ -56,7 +56,7 @@ def _plan(spec: PrepareSpec) -> DatasetPlan:
     of_ten: dict[int, Split] = {0: "val", 1: "test"}
     placed = tuple(
         Placed(
-            image=Image(uri=file.uri, label=file.label, sha256=each.sha256, given_split=None),
+            image=Image(uri=file.uri, labels=(file.label,), sha256=each.sha256, given_split=None),
             split=of_ten.get(number % 10, "train"),
         )
         for number, (file, each) in enumerate(zip(listing.files, hashes, strict=True))
@@ -71,11 +71,11 @@ def _tasks(plan: DatasetPlan, shard_rows: dict[Split, tuple[int, ...]]) -> list[
         images = [each.image for each in plan.placed if each.split == split]
         for shard, (first, end) in enumerate(itertools.pairwise((0, *itertools.accumulate(sizes)))):
             rows = tuple(
-                PlannedImage(uri=each.uri, sha256=each.sha256, label=plan.listing.classes.index(each.label))
+                TaskImage(uri=each.uri, sha256=each.sha256, labels=(plan.listing.classes.index(each.labels[0]),))
                 for each in images[first:end]
             )
             key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(sizes))
-            tasks.append(ShardTask(key=key, split=split, shard=shard, images=rows))
+            tasks.append(ShardTask(key=key, split=split, shard=shard, task="single-label", images=rows))
     return tasks
 
 

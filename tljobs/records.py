@@ -18,6 +18,8 @@ from tljobs.errors import InputRefused
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Task = Literal["single-label", "multi-label"]
+TASKS: tuple[Task, ...] = ("single-label", "multi-label")
 
 
 def now_utc() -> str:
@@ -107,6 +109,7 @@ class DatasetManifest(Record):
     version: str
     source: str
     request: dict[str, Any]
+    task: Task = "single-label"
     classes: tuple[str, ...]
     classes_sha256: str
     image_size: int

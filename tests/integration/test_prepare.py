@@ -258,3 +258,45 @@ def test_from_s3_into_s3_is_the_same_dataset_as_from_disk(source: Path, store: L
     }
     assert made(spec(f"s3://{bucket}/photos"), remote).reused
     assert SHARD_SCHEMA.names == ["id", "image", "label"]
+
+
+def test_a_version_with_more_images_copies_the_old_ones_and_moves_none(source: Path, store: LocalStore) -> None:
+    first = made(spec(source), store)
+    old = {row["sha256"]: row for row in dataset_index(store, open_dataset(store, "small")).to_pylist()}
+    make_class_folders(source / "new", CLASSES, 6, size_px=72, seed=9)
+    for label in CLASSES:
+        for path in sorted((source / "new" / label).iterdir()):
+            path.rename(source / label / f"new-{path.name}")
+    shutil.rmtree(source / "new")
+    second = made(spec(source), store)
+    assert second.version != first.version
+    assert second.made.endswith("180 images copied from an earlier version")
+    manifest = open_dataset(store, f"small@{second.version}")
+    assert_consistent(store, manifest)
+    rows = dataset_index(store, manifest).to_pylist()
+    assert len(rows) == 198
+    same = ("split", "width_px", "height_px", "source_format", "label", "uri", "id")
+    for row in rows:
+        if row["sha256"] in old:
+            assert [row[name] for name in same] == [old[row["sha256"]][name] for name in same]
+
+    fresh = LocalStore(store.root.parent / "fresh")
+    made(spec(source), fresh)
+    anew = open_dataset(fresh, "small")
+    again = {row["sha256"]: row for row in dataset_index(fresh, anew).to_pylist()}
+    alike = [row for row in rows if again[row["sha256"]]["split"] == row["split"]]
+    assert len(alike) > 180
+    for row in alike:
+        other = again[row["sha256"]]
+        copied = image_bytes(store, manifest, row["split"], row["shard"], row["row"])
+        assert copied == image_bytes(fresh, anew, other["split"], other["shard"], other["row"])
+
+
+def test_a_damaged_earlier_shard_is_not_copied(source: Path, store: LocalStore) -> None:
+    first = made(spec(source), store)
+    shard = open_dataset(store, "small").splits["train"].shards[0]
+    (store.root / shard.key).write_bytes(store.read(shard.key)[:-9] + b"damage..!")
+    (source / "a" / "0000.jpg").write_bytes(jpeg_bytes(0, 999, 72, seed=99))
+    second = made(spec(source), store)
+    assert second.version != first.version
+    assert_consistent(store, open_dataset(store, f"small@{second.version}"))

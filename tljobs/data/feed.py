@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tljobs.data import order
 from tljobs.data.decode import decode_stored, eval_view
-from tljobs.data.shards import read_row_group, verify_shard
+from tljobs.data.shards import label_array, read_row_group, verify_shard
 from tljobs.records import DatasetManifest, ShardInfo
 from tljobs.store import Store
 
@@ -26,6 +26,7 @@ DECODE_THREADS = 4
 KEEP_PIXELS_BYTES = 2**30  # an evaluation split that fits is decoded once and kept
 
 Augment = Literal["crop-flip", "none"]
+_Row = tuple[bytes, npt.NDArray[np.int32], int]  # encoded image, label, row number in the split
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Place:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """`pixels` uint8 (n, s, s, 3), `labels` int32 (n,), `positions` int64 (n,): row numbers in the split."""
+    """`pixels` uint8 (n, s, s, 3); `labels` int32 (n,), or multi-hot (n, classes) in a multi-label dataset; `positions`
+    int64 (n,): row numbers in the split."""
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int32]
@@ -56,17 +58,20 @@ class SplitReader:
         ]
         self.group_rows = [shard.row_groups[group] for shard, group in self.groups]
         self.first_rows = np.concatenate([[0], np.cumsum(self.group_rows)]).astype(np.int64)
+        self.label_shape = () if manifest.task == "single-label" else (len(manifest.classes),)
+        self._manifest = manifest
         self._store = store
         self._verified: set[str] = set()
 
     def read(self, group: int) -> tuple[list[bytes], npt.NDArray[np.int32]]:
-        """Encoded images and labels of a row group. Raises InputRefused if the shard's bytes have changed."""
+        """Encoded images and labels, int32 (n, *label_shape), of a row group. Raises InputRefused if the shard's bytes
+        have changed."""
         shard, number = self.groups[group]
         if shard.key not in self._verified:
             verify_shard(self._store, shard)
             self._verified.add(shard.key)
         _, images, labels = read_row_group(self._store, shard, number)
-        return images, labels
+        return images, label_array(labels, len(self._manifest.classes), self._manifest.task)
 
     def read_ahead(self, groups: Iterable[int]) -> Iterator[tuple[list[bytes], npt.NDArray[np.int32]]]:
         """The groups in order; up to READ_AHEAD_GROUPS of them are read beforehand."""
@@ -81,7 +86,8 @@ class SplitReader:
 
 
 class TrainFeed:
-    """Training batches of one worker. Each is (pixels uint8 (n, s, s, 3), labels int32 (n,), weights float32 (n,))."""
+    """Training batches of one worker. Each is (pixels uint8 (n, s, s, 3), labels int32 (n,), weights float32 (n,));
+    labels are multi-hot, (n, classes), in a multi-label dataset."""
 
     def __init__(
         self,
@@ -111,7 +117,7 @@ class TrainFeed:
         local = self._global_batch // self._place.world_size
         signature = (
             tf.TensorSpec((None,), tf.string),
-            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None, *self._reader.label_shape), tf.int32),
             tf.TensorSpec((None,), tf.float32),
             tf.TensorSpec((None,), tf.int64),
         )
@@ -164,7 +170,7 @@ class _SequenceWindow:
 
     def __init__(self, reader: SplitReader, seed: int, epoch: int, first_position: int) -> None:
         self._reader = reader
-        self._rows: dict[int, tuple[bytes, int, int]] = {}
+        self._rows: dict[int, _Row] = {}
         self._end = 0
         self._announced: deque[order.Pool] = deque()
         self._data = reader.read_ahead(self._groups_from(order.pools(reader.group_rows, seed, epoch), first_position))
@@ -176,8 +182,8 @@ class _SequenceWindow:
         for position in [position for position in self._rows if position < first]:
             del self._rows[position]
 
-    def row(self, position: int) -> tuple[bytes, int, int]:
-        """(encoded image, label, row number in the split)."""
+    def row(self, position: int) -> _Row:
+        """(encoded image, label of the reader's label_shape, row number in the split)."""
         return self._rows[position]
 
     def _groups_from(self, pools: Iterator[order.Pool], first_position: int) -> Iterator[int]:
@@ -197,7 +203,7 @@ class _SequenceWindow:
         first_rows = self._reader.first_rows[pool.groups]
         for which, row in zip(pool.which, pool.rows, strict=True):
             images, labels = data[which]
-            self._rows[self._end] = (images[row], int(labels[row]), int(first_rows[which] + row))
+            self._rows[self._end] = (images[row], labels[row], int(first_rows[which] + row))
             self._end += 1
 
 
@@ -237,21 +243,21 @@ class EvalFeed:
                 labels = np.asarray([label for _, label, _ in chunk], dtype=np.int32)
                 yield EvalBatch(pixels, labels, np.asarray([position for _, _, position in chunk], dtype=np.int64))
 
-    def _rows(self) -> Iterator[tuple[bytes, int, int]]:
+    def _rows(self) -> Iterator[_Row]:
         starts = self._reader.first_rows
         needed = [g for g in range(len(self._reader.groups)) if starts[g] < self._end and starts[g + 1] > self._first]
         for group, (images, labels) in zip(needed, self._reader.read_ahead(needed), strict=True):
             for row, image in enumerate(images):
                 position = int(starts[group]) + row
                 if self._first <= position < self._end:
-                    yield image, int(labels[row]), position
+                    yield image, labels[row], position
 
     def _pixels(self, image: bytes) -> npt.NDArray[np.uint8]:
         return eval_view(decode_stored(image), crop_size=self._crop_size, image_size=self._image_size)
 
 
-def _chunks(rows: Iterator[tuple[bytes, int, int]], size: int) -> Iterator[list[tuple[bytes, int, int]]]:
-    chunk: list[tuple[bytes, int, int]] = []
+def _chunks(rows: Iterator[_Row], size: int) -> Iterator[list[_Row]]:
+    chunk: list[_Row] = []
     for row in rows:
         chunk.append(row)
         if len(chunk) == size:

@@ -10,15 +10,17 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from tljobs import layout
 from tljobs.data.decode import DECODER
 from tljobs.data.sources import Listing
 from tljobs.data.split import Image
 from tljobs.errors import InputRefused
-from tljobs.records import SPLITS, Part, ShardInfo, Split
+from tljobs.records import SPLITS, Part, ShardInfo, Split, Task
 from tljobs.specs import PrepareSpec
 
 VERSION_HEX_DIGITS = 12
@@ -26,7 +28,8 @@ EXAMPLES_PER_REASON = 3
 
 
 class Rejected(Part):
-    """A file that is not in the dataset: `label` is the class name, `reason` a code, `detail` text."""
+    """A file that is not in the dataset: `label` is the class name (several with `|` between them), `reason` a code,
+    `detail` text."""
 
     uri: str
     label: str
@@ -55,21 +58,39 @@ class HashReport(Part):
     files: tuple[Hashed, ...]
 
 
+class Stored(Part):
+    """Where an earlier version holds an image as it is to be stored: row `row` of a shard. `known` are the fields of
+    its IndexRow that depend on the content alone."""
+
+    shard_key: str
+    row: int
+    known: dict[str, Any]
+
+
 class PlannedImage(Part):
-    """`label` is an index into the classes."""
+    """`labels` are indices into the classes: one, or any number in a multi-label dataset."""
 
     uri: str
     sha256: str
-    label: int
+    labels: tuple[int, ...]
+
+
+class TaskImage(PlannedImage):
+    """An image of a shard to be written; `stored` is set where it can be copied."""
+
+    stored: Stored | None = None
 
 
 class ShardTask(Part):
-    """Shard `shard` (from 0) of `shards` in `split`, written to `key` from these images, in this order."""
+    """Shard `shard` (from 0) of a split, written to `key` from these images, in this order. `earlier` are the shards
+    that hold those of them which can be copied."""
 
     key: str
     split: Split
     shard: int
-    images: tuple[PlannedImage, ...]
+    task: Task
+    images: tuple[TaskImage, ...]
+    earlier: tuple[ShardInfo, ...] = ()
 
 
 class IndexRow(PlannedImage):
@@ -81,13 +102,14 @@ class IndexRow(PlannedImage):
 
 
 class ShardReport(Part):
-    """What became of a task's images: each is a row or rejected. `label` of a rejected one is the index as text."""
+    """What became of a task's images: each is a row or rejected; `copied` rows come from an earlier version."""
 
     split: Split
     shard: int
     info: ShardInfo
     rows: tuple[IndexRow, ...]
     rejected: tuple[Rejected, ...]
+    copied: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +156,7 @@ def dataset_version(spec: PrepareSpec, classes: Sequence[str], placed: Sequence[
         "seed": spec.seed,
         "shard_images": spec.shard_images,
         "classes": list(classes),
-        "images": sorted((each.image.sha256, each.image.label, each.split) for each in placed),
+        "images": sorted((each.image.sha256, each.image.labels, each.split) for each in placed),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:VERSION_HEX_DIGITS]
 
@@ -174,17 +196,44 @@ def _examples(rejected: Sequence[Rejected], reason: str) -> str:
     return ", ".join(uris[:EXAMPLES_PER_REASON]) + more
 
 
-def shard_tasks(plan: DatasetPlan) -> list[ShardTask]:
-    """One task per shard; validation and test first, because their lossless form takes the longest."""
+def shard_tasks(
+    plan: DatasetPlan,
+    stored: Callable[[str, Split], Stored | None] = lambda sha256, split: None,
+    earlier: Mapping[str, ShardInfo] = MappingProxyType({}),
+) -> list[ShardTask]:
+    """One task per shard; validation and test first, because their lossless form takes the longest.
+
+    Args:
+        plan: what is to be written.
+        stored: says where an image (SHA-256) lies as it is to be stored in a split.
+        earlier: the shards that it speaks of, by key.
+    """
     label_of = {name: index for index, name in enumerate(plan.listing.classes)}
     tasks: list[ShardTask] = []
     for split in reversed(SPLITS):
+        placed = shuffled([each for each in plan.placed if each.split == split], plan.spec.seed)
         images = [
-            PlannedImage(uri=each.image.uri, sha256=each.image.sha256, label=label_of[each.image.label])
-            for each in shuffled([each for each in plan.placed if each.split == split], plan.spec.seed)
+            TaskImage(
+                uri=each.image.uri,
+                sha256=each.image.sha256,
+                labels=tuple(label_of[name] for name in each.image.labels),
+                stored=stored(each.image.sha256, split),
+            )
+            for each in placed
         ]
         bounds = slices(len(images), plan.spec.shard_images)
         for shard, (first, end) in enumerate(bounds):
             key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(bounds))
-            tasks.append(ShardTask(key=key, split=split, shard=shard, images=tuple(images[first:end])))
+            own = tuple(images[first:end])
+            needed = sorted({image.stored.shard_key for image in own if image.stored})
+            tasks.append(
+                ShardTask(
+                    key=key,
+                    split=split,
+                    shard=shard,
+                    task=plan.listing.task,
+                    images=own,
+                    earlier=tuple(earlier[each] for each in needed),
+                )
+            )
     return tasks

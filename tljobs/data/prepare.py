@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from tljobs import errors, layout
 from tljobs.data import plan as planning
 from tljobs.data import workers
+from tljobs.data.earlier import Earlier, newest
+from tljobs.data.groups import keys_together
 from tljobs.data.plan import DatasetPlan, Hashed, HashReport, HashTask, Placed, Rejected, ShardReport
 from tljobs.data.publish import find_published, publish
 from tljobs.data.sources import Listing, SourceFile, list_source
@@ -64,11 +66,12 @@ def prepare(
     with ray_session(store):
         processes = spec.workers or _cluster_cpus()
         hashed = _hash_files(listing.files, processes, endpoint_url, reporter)
-        plan = _plan_dataset(spec, listing, hashed)
+        before = newest(store, spec.name)
+        plan = _plan_dataset(spec, listing, hashed, before)
         found = find_published(plan, store)
         if found:
             return found
-        reports = _write_shards(plan, store, processes, endpoint_url, reporter)
+        reports = _write_shards(plan, before, store, processes, endpoint_url, reporter)
     return publish(plan, reports, store)
 
 
@@ -107,7 +110,7 @@ def _hash_files(
     return [result for number in range(len(tasks)) for result in reports[number].files]
 
 
-def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed]) -> DatasetPlan:
+def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed], before: Earlier | None) -> DatasetPlan:
     """Settles duplicates, conflicts and splits. Raises InputRefused: see `prepare`."""
     pairs = list(zip(listing.files, hashed, strict=True))
     unique = unique_images((file, result.sha256) for file, result in pairs if not result.reason)
@@ -117,10 +120,12 @@ def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed])
         if result.reason
     ]
     rejected += [
-        Rejected(uri=image.uri, label=image.label, reason="label_conflict", detail=f"SHA-256 {image.sha256}")
+        Rejected(uri=image.uri, label="|".join(image.labels), reason="label_conflict", detail=f"SHA-256 {image.sha256}")
         for image in unique.conflicts
     ]
-    splits = assign_splits(unique.kept, Percentages.parse(spec.split))
+    together = keys_together([image.sha256 for image in unique.kept], [image.group for image in unique.kept])
+    earlier = before.splits(spec) if before else {}
+    splits = assign_splits(unique.kept, Percentages.parse(spec.split), together, earlier)
     plan = DatasetPlan(
         spec=spec,
         listing=listing,
@@ -129,12 +134,17 @@ def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed])
         rejected=tuple(rejected),
     )
     plan.refuse_if_too_many(rejected)
-    require_images(listing.classes, [(each.image.label, each.split) for each in plan.placed])
+    require_images(listing.classes, [(each.image.labels, each.split) for each in plan.placed])
     return plan
 
 
 def _write_shards(
-    plan: DatasetPlan, store: Store, processes: int, endpoint_url: str | None, reporter: Reporter
+    plan: DatasetPlan,
+    before: Earlier | None,
+    store: Store,
+    processes: int,
+    endpoint_url: str | None,
+    reporter: Reporter,
 ) -> list[ShardReport]:
     """Second pass: the reports, ordered by split and shard."""
     work = functools.partial(
@@ -146,7 +156,10 @@ def _write_shards(
     )
     reports: list[ShardReport] = []
     done, bad = 0, len(plan.rejected)
-    for _, report in _run_tasks(planning.shard_tasks(plan), work, ShardReport, processes):
+    tasks = planning.shard_tasks(plan)
+    if before:
+        tasks = planning.shard_tasks(plan, functools.partial(before.stored, spec=plan.spec), before.shards)
+    for _, report in _run_tasks(tasks, work, ShardReport, processes):
         reports.append(report)
         done += len(report.rows) + len(report.rejected)
         bad += len(report.rejected)

@@ -18,7 +18,7 @@ from tljobs import layout
 from tljobs.data import plan as planning
 from tljobs.data.decode import DECODER
 from tljobs.data.plan import DatasetPlan, Rejected, ShardReport
-from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, image_id, table_bytes
+from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, for_task, image_id, label_value, table_bytes
 from tljobs.data.split import require_images
 from tljobs.errors import NameTaken, NotFound, TljobsError, Unreachable
 from tljobs.records import (
@@ -27,6 +27,7 @@ from tljobs.records import (
     FileInfo,
     Split,
     SplitInfo,
+    Task,
     classes_digest,
     new_token,
     now_utc,
@@ -47,7 +48,7 @@ def find_published(plan: DatasetPlan, store: Store) -> PrepareResult | None:
         return None
     manifest = DatasetManifest.from_bytes(data, key)
     _refuse_if_not_allowed_now(plan, manifest)
-    return _result(manifest, data, store, " (was there already)")
+    return _result(manifest, data, store, " (was there already)", reused=True)
 
 
 def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> PrepareResult:
@@ -62,7 +63,7 @@ def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> 
     if found:  # by another process, meanwhile: its tables must stay as they are
         return found
     prefix = (plan.spec.name, plan.version)
-    index = _put_table(store, layout.dataset_index(*prefix), _index_table(reports))
+    index = _put_table(store, layout.dataset_index(*prefix), _index_table(reports, plan.listing.task))
     refused = _put_table(store, layout.dataset_rejected(*prefix), _rejected_table(rejected))
     manifest = _manifest(plan, reports, rejected, index, refused)
     _check_sizes(store, manifest)
@@ -74,13 +75,15 @@ def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> 
         if not found:
             raise
         return found
-    return _result(manifest, data, store, "")
+    copied = sum(report.copied for report in reports)
+    return _result(manifest, data, store, f"; {copied} images copied from an earlier version" if copied else "")
 
 
 def _check_images(plan: DatasetPlan, reports: Sequence[ShardReport], rejected: Sequence[Rejected]) -> None:
     plan.refuse_if_too_many(rejected)
-    rows = [(plan.listing.classes[row.label], report.split) for report in reports for row in report.rows]
-    require_images(plan.listing.classes, rows)
+    rows = [(row.labels, report.split) for report in reports for row in report.rows]
+    names = plan.listing.classes
+    require_images(names, [(tuple(names[label] for label in labels), split) for labels, split in rows])
     if len(rows) + plan.duplicates + len(rejected) != len(plan.listing.files):
         raise TljobsError(
             "images were lost on the way", plan.listing.source, "This is a bug in tljobs: please report it"
@@ -90,7 +93,11 @@ def _check_images(plan: DatasetPlan, reports: Sequence[ShardReport], rejected: S
 def _refused_by_decoder(plan: DatasetPlan, reports: Sequence[ShardReport]) -> list[Rejected]:
     """With class names instead of indices."""
     names = plan.listing.classes
-    return [each.model_copy(update={"label": names[int(each.label)]}) for report in reports for each in report.rejected]
+
+    def named(label: str) -> str:
+        return "|".join(names[int(index)] for index in label.split("|") if index)
+
+    return [each.model_copy(update={"label": named(each.label)}) for report in reports for each in report.rejected]
 
 
 def _refuse_if_not_allowed_now(plan: DatasetPlan, manifest: DatasetManifest) -> None:
@@ -112,6 +119,7 @@ def _manifest(
         name=spec.name,
         version=plan.version,
         source=listing.source,
+        task=listing.task,
         request=spec.model_dump(mode="json"),
         classes=listing.classes,
         classes_sha256=classes_digest(listing.classes),
@@ -135,21 +143,28 @@ def _manifest(
 
 def _split_info(split: Split, reports: Sequence[ShardReport], classes: int) -> SplitInfo:
     own = [report for report in reports if report.split == split]
-    counts = Counter(row.label for report in own for row in report.rows)
+    counts = Counter(label for report in own for row in report.rows for label in row.labels)
     return SplitInfo(
-        images=counts.total(),
+        images=sum(report.info.rows for report in own),
         per_class=tuple(counts[label] for label in range(classes)),
         shards=tuple(report.info for report in own),
     )
 
 
-def _index_table(reports: Sequence[ShardReport]) -> pa.Table:
+def _index_table(reports: Sequence[ShardReport], task: Task) -> pa.Table:
     rows = [
-        {**row.model_dump(), "id": image_id(row.sha256), "split": report.split, "shard": report.shard, "row": number}
+        {
+            **row.model_dump(),
+            "id": image_id(row.sha256),
+            "label": label_value(row.labels, task),
+            "split": report.split,
+            "shard": report.shard,
+            "row": number,
+        }
         for report in reports
         for number, row in enumerate(report.rows)
     ]
-    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=for_task(INDEX_SCHEMA, task))
 
 
 def _rejected_table(rejected: Sequence[Rejected]) -> pa.Table:
@@ -176,8 +191,10 @@ def _check_sizes(store: Store, manifest: DatasetManifest) -> None:
             )
 
 
-def _result(manifest: DatasetManifest, data: bytes, store: Store, remark: str) -> PrepareResult:
-    """`data` are the manifest's bytes as they stand in the store; a remark says that they stood there before."""
+def _result(
+    manifest: DatasetManifest, data: bytes, store: Store, remark: str, *, reused: bool = False
+) -> PrepareResult:
+    """`data` are the manifest's bytes as they stand in the store."""
     images = {split: info.images for split, info in manifest.splits.items()}
     counts = ", ".join(f"{count} {split}" for split, count in images.items())
     return PrepareResult(
@@ -188,7 +205,7 @@ def _result(manifest: DatasetManifest, data: bytes, store: Store, remark: str) -
         images=images,
         rejected=manifest.rejected_count,
         duplicates=manifest.duplicates,
-        reused=bool(remark),
+        reused=reused,
         made=f"dataset {manifest.name} version {manifest.version} in {store.uri}: {counts}{remark}",
         next_command=f"tljobs train {manifest.name}",
     )

@@ -16,14 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tljobs.errors import InputRefused, NotFound
-from tljobs.records import ShardInfo
+from tljobs.records import TASKS, ShardInfo, Task
 from tljobs.store import Store
 
 ROW_GROUP_ROWS = 64  # the unit of reading and shuffling: 2 MB of training images
 ID_HEX_DIGITS = 32
 
 
-# `image` is a JPEG (train) or PNG (val, test) file; `label` an index into the classes.
+# `image` is a JPEG (train) or PNG (val, test) file; `label` an index into the classes, a list of them in multi-label
+# datasets (see `for_task`).
 SHARD_SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int32())])
 # One row per image. Sizes are the original's, upright; `shard` counts the shards of the split, `row` the shard's rows.
 INDEX_SCHEMA = pa.schema(
@@ -66,9 +67,23 @@ def table_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def shard_bytes(ids: Sequence[str], images: Sequence[bytes], labels: Sequence[int]) -> bytes:
-    """A shard of these rows."""
-    return table_bytes(pa.table([list(ids), list(images), list(labels)], schema=SHARD_SCHEMA))
+def for_task(schema: pa.Schema, task: Task) -> pa.Schema:
+    """The schema with the type of `label` that the task asks for."""
+    kind = pa.list_(pa.int32()) if task == "multi-label" else pa.int32()
+    return schema.set(schema.get_field_index("label"), pa.field("label", kind))
+
+
+def label_value(labels: Sequence[int], task: Task) -> int | list[int]:
+    """An image's value in the column `label`."""
+    return list(labels) if task == "multi-label" else labels[0]
+
+
+def shard_bytes(
+    ids: Sequence[str], images: Sequence[bytes], labels: Sequence[Sequence[int]], task: Task = "single-label"
+) -> bytes:
+    """A shard of these rows; `labels` are the class indices of each."""
+    values = [label_value(each, task) for each in labels]
+    return table_bytes(pa.table([list(ids), list(images), values], schema=for_task(SHARD_SCHEMA, task)))
 
 
 def shard_info(key: str, data: bytes, rows: int) -> ShardInfo:
@@ -95,11 +110,11 @@ def verify_shard(store: Store, shard: ShardInfo) -> None:
         raise _damaged(store, shard, "its SHA-256 differs")
 
 
-def read_row_group(store: Store, shard: ShardInfo, group: int) -> tuple[list[str], list[bytes], npt.NDArray[np.int32]]:
+def read_row_group(store: Store, shard: ShardInfo, group: int) -> tuple[list[str], list[bytes], list[tuple[int, ...]]]:
     """Reads one row group.
 
     Returns:
-        ids, encoded images, and labels (int32, one per row).
+        ids, encoded images, and class indices of each row (exactly one unless the dataset is multi-label).
 
     Raises:
         InputRefused: the shard is gone, or no shard of ours.
@@ -112,10 +127,20 @@ def read_row_group(store: Store, shard: ShardInfo, group: int) -> tuple[list[str
         raise _damaged(store, shard, "it is gone") from error
     except (pa.ArrowException, OSError) as error:
         raise _damaged(store, shard, str(error)) from error
-    if not table.schema.equals(SHARD_SCHEMA):
+    if not any(table.schema.equals(for_task(SHARD_SCHEMA, task)) for task in TASKS):
         raise _damaged(store, shard, f"columns {table.schema.names}")
-    labels: npt.NDArray[np.int32] = table["label"].to_numpy()
+    labels = [tuple(each) if isinstance(each, list) else (each,) for each in table["label"].to_pylist()]
     return table["id"].to_pylist(), table["image"].to_pylist(), labels
+
+
+def label_array(labels: Sequence[Sequence[int]], classes: int, task: Task) -> npt.NDArray[np.int32]:
+    """Class indices of n images as an array, int32: (n,), or multi-hot (n, classes) for a multi-label dataset."""
+    if task == "single-label":
+        return np.array([each[0] for each in labels], dtype=np.int32)
+    array = np.zeros((len(labels), classes), dtype=np.int32)
+    for row, each in enumerate(labels):
+        array[row, list(each)] = 1
+    return array
 
 
 def _damaged(store: Store, shard: ShardInfo, why: str) -> InputRefused:

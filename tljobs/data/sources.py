@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tljobs.errors import InputRefused, NotFound, TljobsError, Unreachable, UsageError
-from tljobs.records import Split
+from tljobs.records import Split, Task
 from tljobs.store import s3_filesystem
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -63,6 +63,7 @@ class Listing:
     """What a source holds: labelled files sorted by path, class names in index order, and the paths left out."""
 
     source: str
+    task: Task = "single-label"
     files: tuple[SourceFile, ...]
     classes: tuple[str, ...]
     ignored: tuple[str, ...]

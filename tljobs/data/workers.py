@@ -11,7 +11,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tljobs.data.decode import BadImage, decode, encode_jpeg, encode_png
-from tljobs.data.plan import Hashed, HashReport, HashTask, IndexRow, PlannedImage, Rejected, ShardReport, ShardTask
+from tljobs.data.earlier import read_stored
+from tljobs.data.plan import (
+    Hashed,
+    HashReport,
+    HashTask,
+    IndexRow,
+    PlannedImage,
+    Rejected,
+    ShardReport,
+    ShardTask,
+    Stored,
+)
 from tljobs.data.shards import image_id, shard_bytes, shard_info
 from tljobs.data.sources import read_file
 from tljobs.store import Store
@@ -39,16 +50,21 @@ def write_shard(
     rows: list[IndexRow] = []
     stored: list[bytes] = []
     rejected: list[Rejected] = []
-    uris = [image.uri for image in task.images]
-    for image, data in zip(task.images, _read_ahead(uris, endpoint_url), strict=True):
+    copies = read_stored(store, task)
+    files = _read_ahead([image.uri for image in task.images if image.sha256 not in copies], endpoint_url)
+    for image in task.images:
         try:
-            row, encoded = _encoded(image, data, task.split == "train", short_side, max_pixels)
+            if image.stored and image.sha256 in copies:
+                row, encoded = _copied(image, image.stored), copies[image.sha256]
+            else:
+                row, encoded = _encoded(image, next(files), task.split == "train", short_side, max_pixels)
         except BadImage as error:
-            rejected.append(Rejected(uri=image.uri, label=str(image.label), reason=error.reason, detail=error.detail))
+            indices = "|".join(map(str, image.labels))
+            rejected.append(Rejected(uri=image.uri, label=indices, reason=error.reason, detail=error.detail))
         else:
             rows.append(row)
             stored.append(encoded)
-    shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.label for row in rows])
+    shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.labels for row in rows], task.task)
     store.put(task.key, shard)
     return ShardReport(
         split=task.split,
@@ -56,7 +72,12 @@ def write_shard(
         info=shard_info(task.key, shard, len(rows)),
         rows=tuple(rows),
         rejected=tuple(rejected),
+        copied=len(copies),
     )
+
+
+def _copied(image: PlannedImage, stored: Stored) -> IndexRow:
+    return IndexRow(**stored.known | {"uri": image.uri, "sha256": image.sha256, "labels": image.labels})
 
 
 def _encoded(
@@ -68,7 +89,9 @@ def _encoded(
         raise BadImage("unreadable", "the file changed while the dataset was prepared")
     decoded = decode(data, short_side=short_side, max_pixels=max_pixels)
     row = IndexRow(
-        **image.model_dump(),
+        uri=image.uri,
+        sha256=image.sha256,
+        labels=image.labels,
         width_px=decoded.width_px,
         height_px=decoded.height_px,
         source_format=decoded.source_format,

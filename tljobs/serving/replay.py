@@ -119,7 +119,7 @@ def _images(store: Store, info: SplitInfo) -> Iterator[_StoredImage]:
         row = 0
         for group in range(len(shard.row_groups)):
             for each, image, label in zip(*read_row_group(store, shard, group), strict=True):
-                yield _StoredImage(each, image, int(label), number, row)
+                yield _StoredImage(each, image, label[0], number, row)
                 row += 1
 
 

@@ -155,11 +155,11 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archi
 
 @pytest.fixture
 def stamps_root(tmp_path: Path) -> Path:
-    """A root folder with installed stamps: five small discs of each class, each an object of its own."""
+    """A root folder with installed stamps: six small pictures of each class, each an object of its own."""
     for label in CLASSES:
         folder = tmp_path / "root" / STAMPS / label
         folder.mkdir(parents=True)
-        for number, name in enumerate(("ape", "bee", "cat", "dog", "emu")):
+        for number, name in enumerate(("ape", "bee", "cat", "dog", "emu", "fox")):
             image = Image.new("RGBA", (20, 20), (40 * number, 90, 200, 255))
             image.save(folder / f"{name}{label}.png")
     return tmp_path / "root"
@@ -182,7 +182,7 @@ def test_flowers_are_class_folders_without_the_unseen_photo(published: Archive, 
 def test_stamps_are_split_folders_with_an_unseen_object(stamps_root: Path, tmp_path: Path) -> None:
     made = photo_set("stamps", tmp_path / "cache", Silent(), Origins(root=stamps_root))
     listing = list_source(str(made.folder))
-    assert len(listing.files) == 4 * (5 * len(CLASSES) - 1)
+    assert len(listing.files) == 4 * (6 * len(CLASSES) - 1)
     assert tuple(listing.classes) == CLASSES
     assert {file.given_split for file in listing.files} == {"train", "val", "test"}
     assert made.unseen.stem in CLASSES

@@ -27,7 +27,7 @@ def placed(number: int, split: Split = "train", folder: str = "/data") -> Placed
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     label = "ab"[number % 2]
     return Placed(
-        image=Image(uri=f"{folder}/{label}/{number}.jpg", label=label, sha256=digest, given_split=None), split=split
+        image=Image(uri=f"{folder}/{label}/{number}.jpg", labels=(label,), sha256=digest, given_split=None), split=split
     )
 
 
@@ -79,7 +79,7 @@ def test_labels_are_places_in_the_class_order() -> None:
     images = [placed(number) for number in range(10)]
     for classes in (("a", "b"), ("b", "a")):
         for image in shard_tasks(plan(images, classes))[0].images:
-            assert classes[image.label] == image.uri.split("/")[-2]
+            assert classes[image.labels[0]] == image.uri.split("/")[-2]
 
 
 def test_the_version_changes_with_what_changes_the_shards_and_with_nothing_else() -> None:

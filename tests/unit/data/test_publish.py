@@ -40,7 +40,7 @@ def work(tmp_path: Path) -> Work:
     hashes = hash_files(task, endpoint_url=None, max_bytes=10**6).files
     placed = tuple(
         Placed(
-            image=Image(uri=file.uri, label=file.label, sha256=each.sha256, given_split=None),
+            image=Image(uri=file.uri, labels=(file.label,), sha256=each.sha256, given_split=None),
             split="val" if number % 4 == 0 else "train",
         )
         for number, (file, each) in enumerate(zip(listing.files, hashes, strict=True))
@@ -99,7 +99,7 @@ def test_lost_images_stop_the_commit(work: Work, tmp_path: Path) -> None:
 def test_a_class_that_loses_its_last_validation_image_to_the_decoder_is_refused(work: Work, tmp_path: Path) -> None:
     plan, reports = work
     validation = next(report for report in reports if report.split == "val")
-    left = validation.model_copy(update={"rows": tuple(row for row in validation.rows if row.label == 0)})
+    left = validation.model_copy(update={"rows": tuple(row for row in validation.rows if row.labels == (0,))})
     with pytest.raises(InputRefused, match="without val images: b"):
         publish(plan, [left, *(report for report in reports if report.split != "val")], LocalStore(tmp_path / "store"))
 

@@ -14,6 +14,7 @@ import pytest
 from tljobs.data.shards import (
     SHARD_SCHEMA,
     image_id,
+    label_array,
     read_row_group,
     shard_bytes,
     shard_info,
@@ -27,7 +28,7 @@ from tljobs.store import LocalStore
 ROWS = 150
 IDS = [f"{number:032x}" for number in range(ROWS)]
 IMAGES = [bytes([number]) * (1000 + number) for number in range(ROWS)]
-LABELS = [number % 3 for number in range(ROWS)]
+LABELS = [(number % 3,) for number in range(ROWS)]
 KEY = "datasets/d/v/shards/train-00000-of-00001.parquet"
 
 
@@ -45,9 +46,21 @@ def test_rows_come_back_group_by_group(shard: tuple[LocalStore, ShardInfo]) -> N
     groups = [read_row_group(store, info, group) for group in range(len(info.row_groups))]
     assert [each for ids, _, _ in groups for each in ids] == IDS
     assert [each for _, images, _ in groups for each in images] == IMAGES
-    labels = np.concatenate([labels for _, _, labels in groups])
-    assert labels.dtype == np.int32
-    assert labels.tolist() == LABELS
+    assert [each for _, _, labels in groups for each in labels] == LABELS
+
+
+def test_rows_of_a_multi_label_shard_have_any_number_of_labels(tmp_path: Path) -> None:
+    labels = [(), (2,), (0, 2)]
+    store, data = LocalStore(tmp_path), shard_bytes(IDS[:3], IMAGES[:3], labels, "multi-label")
+    store.put(KEY, data)
+    assert read_row_group(store, shard_info(KEY, data, 3), 0)[2] == labels
+
+
+def test_labels_as_an_array_are_indices_or_multi_hot() -> None:
+    single = label_array([(2,), (0,)], 3, "single-label")
+    assert (single.dtype, single.tolist()) == (np.int32, [2, 0])
+    several = label_array([(), (2,), (0, 2)], 3, "multi-label")
+    assert (several.dtype, several.tolist()) == (np.int32, [[0, 0, 0], [0, 0, 1], [1, 0, 1]])
 
 
 def test_the_same_rows_give_the_same_bytes_uncompressed() -> None:

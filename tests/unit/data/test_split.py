@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 
 import pytest
 
+from tljobs.data.groups import keys_together
 from tljobs.data.sources import SourceFile
 from tljobs.data.split import Image, Percentages, assign_splits, require_images, split_of, unique_images
 from tljobs.errors import InputRefused
@@ -20,7 +22,7 @@ def sha(number: int) -> str:
 
 
 def image(number: int, given: Split | None = None) -> Image:
-    return Image(uri=f"/{number}.jpg", label="a", sha256=sha(number), given_split=given)
+    return Image(uri=f"/{number}.jpg", labels=("a",), sha256=sha(number), given_split=given)
 
 
 def file(path: str, label: str = "a", given: Split | None = None) -> SourceFile:
@@ -50,7 +52,7 @@ def test_adding_images_moves_no_other() -> None:
 
 
 def test_the_split_depends_on_the_content_and_not_on_the_name() -> None:
-    moved = [Image(uri=f"/elsewhere/{each}", label="b", sha256=sha(each), given_split=None) for each in range(200)]
+    moved = [Image(uri=f"/elsewhere/{each}", labels=("b",), sha256=sha(each), given_split=None) for each in range(200)]
     assert assign_splits(moved, USUAL) == assign_splits([image(each) for each in range(200)], USUAL)
 
 
@@ -101,8 +103,87 @@ def test_equal_bytes_in_train_and_test_stay_in_test() -> None:
 
 @pytest.mark.parametrize("missing", ["train", "val"])
 def test_a_class_without_training_or_validation_images_is_refused_with_counts(missing: Split) -> None:
-    placed: list[tuple[str, Split]] = [("a", "train"), ("a", "val"), ("b", "train"), ("b", "val"), ("b", "test")]
+    placed: list[tuple[tuple[str, ...], Split]] = [
+        (("a",), "train"),
+        (("a",), "val"),
+        (("b",), "train"),
+        (("b",), "val"),
+        (("b",), "test"),
+    ]
     require_images(("a", "b"), placed)
     with pytest.raises(InputRefused, match=f"1 of 2 classes without {missing} images: b: .*1 test") as caught:
-        require_images(("a", "b"), [each for each in placed if each != ("b", missing)])
+        require_images(("a", "b"), [each for each in placed if each != (("b",), missing)])
     assert "--split" in caught.value.hint
+
+
+def labelled(number: int, label: str, group: str = "") -> Image:
+    return Image(uri=f"/{number}.jpg", labels=(label,), sha256=sha(number), given_split=None, group=group)
+
+
+@pytest.mark.parametrize("images", [4, 7, 20, 50])
+def test_small_classes_have_images_in_every_split_and_about_their_shares(images: int) -> None:
+    rows = [labelled(100 * label + number, f"class{label}") for label in range(40) for number in range(images)]
+    splits = assign_splits(rows, USUAL)
+    for label in range(40):
+        counts = Counter(splits[label * images : (label + 1) * images])
+        assert 1 <= counts["val"] <= max(1, math.ceil(0.2 * images))
+        assert 1 <= counts["test"] <= max(1, math.ceil(0.2 * images))
+        assert counts["train"] >= images / 2
+
+
+def test_evening_out_moves_few_images() -> None:
+    rows = [labelled(100 * label + number, f"class{label}") for label in range(40) for number in range(50)]
+    moved = sum(
+        split != split_of(row.sha256, USUAL) for row, split in zip(rows, assign_splits(rows, USUAL), strict=True)
+    )
+    assert 0 < moved < 0.02 * len(rows)
+
+
+def test_images_of_an_earlier_version_keep_their_splits() -> None:
+    old = [labelled(number, "a") for number in range(12)]
+    splits = dict(zip((each.sha256 for each in old), assign_splits(old, USUAL), strict=True))
+    new = [labelled(number, "a") for number in range(400)]
+    again = assign_splits(new, USUAL, earlier=splits)
+    assert again[:12] == list(splits.values())
+    assert any(split_of(each.sha256, USUAL) != split for each, split in zip(old, again[:12], strict=True))
+
+
+def test_images_that_belong_together_are_in_one_split() -> None:
+    rows = [labelled(number, "ab"[number % 2], f"patient {number // 9}") for number in range(900)]
+    keys = keys_together([each.sha256 for each in rows], [each.group for each in rows])
+    splits = assign_splits(rows, USUAL, keys)
+    assert all(len(set(splits[first : first + 9])) == 1 for first in range(0, 900, 9))
+    assert set(splits) == {"train", "val", "test"}
+
+
+def test_more_images_of_a_group_go_where_the_group_is() -> None:
+    rows = [labelled(number, "ab"[number % 2], f"patient {number // 9}") for number in range(1800)]
+    few, many = (
+        assign_splits(part, USUAL, keys_together([each.sha256 for each in part], [each.group for each in part]))
+        for part in (rows[::2], rows)
+    )
+    assert many[::2] == few
+
+
+def test_a_class_of_one_group_stays_whole_and_is_refused_later() -> None:
+    rows = [labelled(number, "a", "one") for number in range(9)] + [labelled(number, "b") for number in range(10, 60)]
+    splits = assign_splits(rows, USUAL, keys_together([each.sha256 for each in rows], [each.group for each in rows]))
+    assert len(set(splits[:9])) == 1
+    with pytest.raises(InputRefused, match="1 of 2 classes without val images"):
+        require_images(("a", "b"), zip((each.labels for each in rows), splits, strict=True))
+
+
+def test_the_labels_of_a_multi_label_image_all_count() -> None:
+    rows = [
+        Image(
+            uri=f"/{number}",
+            labels=("rare", "common") if number < 6 else ("common",),
+            sha256=sha(number),
+            given_split=None,
+        )
+        for number in range(100)
+    ]
+    counts = Counter(
+        (label, split) for row, split in zip(rows, assign_splits(rows, USUAL), strict=True) for label in row.labels
+    )
+    assert all(counts[label, split] for label in ("rare", "common") for split in ("train", "val", "test"))

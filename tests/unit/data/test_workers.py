@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tljobs.data.decode import decode, decode_stored
-from tljobs.data.plan import HashTask, PlannedImage, ShardReport, ShardTask
+from tljobs.data.plan import HashTask, ShardReport, ShardTask, TaskImage
 from tljobs.data.shards import read_row_group, verify_shard
 from tljobs.data.workers import hash_files, write_shard
 from tljobs.records import Split
@@ -29,15 +29,15 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def planned(paths: list[Path]) -> tuple[PlannedImage, ...]:
+def planned(paths: list[Path]) -> tuple[TaskImage, ...]:
     return tuple(
-        PlannedImage(uri=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), label=number % 3)
+        TaskImage(uri=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), labels=(number % 3,))
         for number, path in enumerate(paths)
     )
 
 
-def written(store: LocalStore, images: tuple[PlannedImage, ...], split: Split) -> ShardReport:
-    task = ShardTask(key=KEY.format(split), split=split, shard=0, images=images)
+def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> ShardReport:
+    task = ShardTask(key=KEY.format(split), split=split, shard=0, task="single-label", images=images)
     return write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000)
 
 
@@ -60,7 +60,7 @@ def test_evaluation_rows_are_the_very_pixels_that_decoding_the_original_gives(
     verify_shard(store, report.info)
     ids, images, labels = read_row_group(store, report.info, 0)
     for path, row, each, image, label in zip(photos, report.rows, ids, images, labels, strict=True):
-        assert (row.uri, row.label, row.width_px, row.height_px, row.source_format) == (
+        assert (row.uri, row.labels, row.width_px, row.height_px, row.source_format) == (
             str(path),
             label,
             80,
