@@ -114,7 +114,7 @@ def border_share(pixels: Pixels) -> float:
     top, bottom = _plain_rows(pixels), _plain_rows(pixels[::-1])
     left, right = _plain_rows(pixels.swapaxes(0, 1)), _plain_rows(pixels[:, ::-1].swapaxes(0, 1))
     inner = max(0, height_px - top - bottom) * max(0, width_px - left - right)
-    return 1.0 - float(inner) / (height_px * width_px)
+    return 1.0 - float(inner / (height_px * width_px))
 
 
 def _plain_rows(pixels: Pixels) -> int:

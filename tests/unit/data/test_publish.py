@@ -37,7 +37,7 @@ def work(tmp_path: Path) -> Work:
     source = make_class_folders(tmp_path / "source", ("a", "b"), 8, size_px=48)
     listing = list_source(str(source))
     task = HashTask(uris=tuple(file.uri for file in listing.files), sizes_bytes=(1,) * len(listing.files))
-    hashes = hash_files(task, endpoint_url=None, max_bytes=10**6).files
+    hashes = hash_files(task, endpoint_url=None, max_bytes=10**6, max_pixels=10**6).files
     placed = tuple(
         Placed(
             image=Image(uri=file.uri, labels=(file.label,), sha256=each.sha256, given_split=None),
