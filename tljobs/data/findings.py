@@ -18,6 +18,7 @@ from tljobs.records import Finding, Severity
 # CIFAR-100 is used everywhere though 10 % of its test images have a near duplicate in train: Barz, Denzler, "Do we
 # train on test data? Purging CIFAR of near-duplicates" (2020). What is worse than that is stopped.
 MAX_LEAKAGE = 0.10
+MIN_LEAKED = 5  # images of a split: fewer stop nobody, however small the split
 FEW_IMAGES = 10  # training images of a class
 IMBALANCE = 10  # images of the largest class for one of the smallest
 BORDER_SHARE = 0.05  # of the area: less is a frame of one or two pixels
@@ -104,7 +105,8 @@ def near_duplicates(facts: Facts) -> Iterator[Finding]:
 def leakage(facts: Facts) -> Iterator[Finding]:
     """Validation and test images that have a near duplicate, or another image of their group, in train."""
     chosen = facts.spec.near_duplicates == "together"
-    near = np.where(facts.kept, facts.column("near", -1), -1)
+    looked_for = facts.kept & (facts.spec.near_duplicates != "off")
+    near = np.where(looked_for, facts.column("near", -1), -1)
     groups = facts.column("group")
     topics = (
         ("near-duplicates-across-splits", near, near >= 0, chosen, "a near duplicate"),
@@ -117,7 +119,8 @@ def leakage(facts: Facts) -> Iterator[Finding]:
         if not leaked.any():
             continue
         shares = {name: leaked[split == name].mean() for name in ("val", "test") if (split == name).any()}
-        too_many = may_block and max(shares.values()) > MAX_LEAKAGE and "leakage" not in facts.spec.allow
+        many = [share for name, share in shares.items() if leaked[split == name].sum() >= MIN_LEAKED]
+        too_many = may_block and max(many, default=0) > MAX_LEAKAGE and "leakage" not in facts.spec.allow
         told = ", ".join(f"{share:.1%} of {name}" for name, share in shares.items())
         text = f"{{count}} validation and test images have {what} in train ({told}): scores will be too high"
         severity: Severity = "blocks" if too_many else "warns"
