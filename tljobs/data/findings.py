@@ -88,8 +88,7 @@ def near_duplicates(facts: Facts) -> Iterator[Finding]:
     grouped = facts.kept & (near >= 0) & (group_sizes(near) > 1)
     if grouped.any():
         groups = len(np.unique(near[grouped]))
-        together = facts.spec.near_duplicates == "together"
-        text = f"{{count}} groups of near duplicates ({grouped.sum()} images){', each in one split' * together}"
+        text = f"{{count}} groups of near duplicates ({grouped.sum()} images)"
         option = "--near-duplicates"
         yield facts.finding("near-duplicates", "info", text, grouped, count=groups, option=option)
     mixed = mixed_keys(near, facts.label_texts(), grouped)

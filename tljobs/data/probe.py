@@ -1,7 +1,7 @@
 """What the first pass of prepare learns of an image beside its hash, at a fraction of the cost of preparing it.
 
 The bytes of a file flow in; SHA-256 and a Probe, or the reason why the image is refused, flow out. The image goes
-through the one decoder, scaled down to PROBE_SIDE_PX: JPEG files are then decoded at 1/8 to 2/8 of their size.
+through the one decoder, scaled down to PROBE_SIDE_PX: JPEG files are then decoded at 1/8 or 2/8 of their size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tljobs.data.decode import BadImage, Decoded, decode
 from tljobs.data.pixels import Pixels, resize
 from tljobs.records import Part
 
-PROBE_SIDE_PX = 32
+PROBE_SIDE_PX = 44  # twice of it, which the decoder asks of libjpeg, is a quarter of a photo of 500 x 375
 HASH_SIDE_PX = 32
 HASH_BITS = 64
 LUMA = np.array([299, 587, 114])  # ITU-R BT.601, in thousandths
