@@ -100,6 +100,7 @@ def test_every_planted_fault_is_found_and_named(folder: Path, tljobs: Callable[.
     plant_faults(folder / "photos")
     done = tljobs(*PREPARE, folder=folder)
     assert done.code == 0, done.err
+    assert "  imbalance " in done.err
     report = json.loads(tljobs("audit", "faulty", "--json", folder=folder).out)
     told = {each["code"]: each for each in report["findings"]}
     assert set(told) == set(EXPECTED)

@@ -72,6 +72,7 @@ def prepare(
         inspected = _hash_files(listing.files, processes, endpoint_url, spec.max_pixels, reporter)
         before = newest(store, spec.name)
         plan = _plan_dataset(spec, listing, inspected, before)
+        _audit(plan, reporter)
         found = find_published(plan, store)
         if found:
             return found
@@ -147,8 +148,16 @@ def _plan_dataset(spec: PrepareSpec, listing: Listing, inspected: pa.Table, befo
     )
     plan.refuse_if_too_many(rejected)
     require_images(listing.classes, [(each.image.labels, each.split) for each in plan.placed])
-    refuse_blocked(audit_files(plan.files, listing.classes, spec), listing.source)
     return plan
+
+
+def _audit(plan: DatasetPlan, reporter: Reporter) -> None:
+    """Tells what warns. Raises InputRefused for what blocks."""
+    report = audit_files(plan.files, plan.listing.classes, plan.spec)
+    warnings = [(finding.code, finding.text) for finding in report.findings if finding.severity == "warns"]
+    if warnings:
+        reporter.plan("audit", warnings)
+    refuse_blocked(report, plan.listing.source)
 
 
 def _write_shards(
