@@ -83,7 +83,7 @@ def summary(decoded: Decoded) -> Probe:
         animated=decoded.animated,
         phash=perceptual_hash(pixels),
         brightness=round(float(grey.mean()), 2),
-        blank=bool(pixels.reshape(-1, 3).std(axis=0, dtype=np.float32).max() < BLANK_DEVIATION),
+        blank=_is_blank(pixels, grey),
         border_share=round(border_share(pixels), 4),
     )
 
@@ -106,6 +106,11 @@ def perceptual_hash(pixels: Pixels) -> int:
     frequencies = (matrix @ luma(resize(pixels, HASH_SIDE_PX, HASH_SIDE_PX)) @ matrix.T)[rows, columns]
     bits = np.packbits(frequencies > np.median(frequencies))
     return int.from_bytes(bits.tobytes(), "big")
+
+
+def _is_blank(pixels: Pixels, grey: Grey) -> bool:
+    planes = (grey, *(pixels[:, :, channel] for channel in range(3)))  # grey first: it settles nearly all
+    return all(float(plane.std()) < BLANK_DEVIATION for plane in planes)
 
 
 def border_share(pixels: Pixels) -> float:
