@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +110,10 @@ def perceptual_hash(pixels: Pixels) -> int:
 
 
 def _is_blank(pixels: Pixels, grey: Grey) -> bool:
-    planes = (grey, *(pixels[:, :, channel] for channel in range(3)))  # grey first: it settles nearly all
+    planes: list[npt.NDArray[Any]] = [
+        grey,
+        *(pixels[:, :, channel] for channel in range(3)),
+    ]  # grey first: it settles nearly all
     return all(float(plane.std()) < BLANK_DEVIATION for plane in planes)
 
 
