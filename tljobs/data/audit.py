@@ -79,7 +79,7 @@ def refuse_blocked(report: AuditReport, source: str) -> None:
 
 def _hint(finding: Finding) -> str:
     uris = ", ".join(example.uri for example in finding.examples[:SHOWN_EXAMPLES])
-    return f"Such as {uris}. Move or remove them, or use {finding.option}"
+    return f"Such as {uris}. Move or remove them, or use {finding.option}" if uris else f"See {finding.option}"
 
 
 def _class_counts(facts: Facts) -> tuple[ClassCounts, ...]:
