@@ -13,6 +13,7 @@ import tensorflow as tf
 from pairs import in_turn, report
 
 from tljobs.backbones.network import build_network, cut_network
+from tljobs.training.objective import objective
 from tljobs.training.step import TrainStep
 
 BATCH, SIZE, CLASSES, STEPS, ROUNDS = 16, 96, 5, 8, 7
@@ -52,7 +53,7 @@ def _ours(pixels, labels, depth):  # type: ignore[no-untyped-def]
     _, cut = _network(depth)
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(cut.trainable_variables)
-    step = TrainStep(tf.distribute.get_strategy(), cut, optimizer, classes=CLASSES, label_smoothing=0.0)
+    step = TrainStep(tf.distribute.get_strategy(), cut, optimizer, objective("single-label", CLASSES))
     data = _batches(pixels, labels)
     return lambda: [step(*batch, stop=False) for batch in data]
 

@@ -31,9 +31,9 @@ def main() -> None:
 
     # The default page has no path of its own in Streamlit, and /runs must work as a link.
     home_page = st.Page(show_home, title="Home", url_path="home", default=True, visibility="hidden")
-    runs_page = st.Page(show_runs, title="Runs", icon="📋", url_path="runs")
-    run_page = st.Page(show_run, title="Run", icon="📈", url_path="run")
-    predict_page = st.Page(predict.page, title="Predict", icon="🔍", url_path="predict")
+    runs_page = st.Page(show_runs, title="Runs", icon=":material/list:", url_path="runs")
+    run_page = st.Page(show_run, title="Run", icon=":material/show_chart:", url_path="run")
+    predict_page = st.Page(predict.page, title="Predict", icon=":material/image_search:", url_path="predict")
     chosen = st.navigation([home_page, runs_page, run_page, predict_page])
     _sidebar()
     chosen.run()

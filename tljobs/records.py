@@ -308,18 +308,21 @@ class CheckpointCommit(Record):
 
 
 class ClassScores(Part):
-    """Scores of one class; a value is None where it is undefined (no images of the class, or none predicted)."""
+    """Scores of one class; a value is None where it is undefined (no images of the class, or none predicted). The
+    areas are computed for multi-label models."""
 
     label: str
     images: int
     precision: float | None
     recall: float | None
     f1: float | None
+    auroc: float | None = None
+    average_precision: float | None = None
 
 
 class EvaluationReport(Record):
-    """Scores of one run on one split. `confusion[i][j]` counts images of class i predicted as class j.
-    `intervals` holds 95 % intervals [low, high] of the scores that have one."""
+    """Scores of one run on one split. `confusion[i][j]` counts images of class i predicted as class j; it is empty for
+    a multi-label model. `intervals` holds 95 % intervals [low, high] of the scores that have one."""
 
     run: str
     evaluation: str
@@ -328,6 +331,7 @@ class EvaluationReport(Record):
     version: str
     model_sha256: str
     images: int
+    task: Task = "single-label"
     classes: tuple[str, ...]
     scores: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -351,6 +355,7 @@ class ModelRecord(Record):
 
     run: str
     file: FileInfo
+    task: Task = "single-label"
     classes: tuple[str, ...]
     classes_sha256: str
     decoder: DecoderId

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NO_LABEL = "no label"
+
 
 @dataclass(frozen=True)
 class Shown:
-    """An evaluated image. `probability` is that of the predicted label; `shard` and `row` say where it is stored."""
+    """An evaluated image, its labels with `|` between them. `probability` is that of the predicted label, or the
+    largest where several may be predicted; `shard` and `row` say where it is stored."""
 
     id: str
     uri: str
@@ -26,9 +29,11 @@ class Shown:
 
 def worst_errors(predictions: pa.Table, classes: Sequence[str], limit: int) -> list[Shown]:
     """Wrongly predicted images, the highest loss first."""
-    import pyarrow.compute as pc
+    import pyarrow as pa
 
-    return _shown(predictions.filter(pc.field("label") != pc.field("predicted")), classes, limit)
+    labels, predicted = predictions["label"].to_pylist(), predictions["predicted"].to_pylist()
+    wrong = [row for row, (own, other) in enumerate(zip(labels, predicted, strict=True)) if own != other]
+    return _shown(predictions.take(pa.array(wrong, pa.int64())), classes, limit)
 
 
 def images_of_cell(
@@ -41,15 +46,25 @@ def images_of_cell(
     return _shown(predictions.filter(chosen), classes, limit)
 
 
+def _names(indices: int | list[int], classes: Sequence[str]) -> str:
+    if isinstance(indices, int):
+        return classes[indices]
+    return "|".join(classes[index] for index in indices) or NO_LABEL
+
+
+def _probability(probabilities: Sequence[float], predicted: int | list[int]) -> float:
+    return probabilities[predicted] if isinstance(predicted, int) else max(probabilities)
+
+
 def _shown(table: pa.Table, classes: Sequence[str], limit: int) -> list[Shown]:
     ordered = table.sort_by([("loss", "descending"), ("id", "ascending")]).slice(0, limit)
     return [
         Shown(
             id=row["id"],
             uri=row["uri"],
-            label=classes[row["label"]],
-            predicted=classes[row["predicted"]],
-            probability=row["probabilities"][row["predicted"]],
+            label=_names(row["label"], classes),
+            predicted=_names(row["predicted"], classes),
+            probability=_probability(row["probabilities"], row["predicted"]),
             loss=row["loss"],
             shard=row["shard"],
             row=row["row"],

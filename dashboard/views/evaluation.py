@@ -39,7 +39,8 @@ def _evaluation(at: Address, reports: dict[str, EvaluationReport]) -> None:
     name = st.segmented_control("Images of", names, default=default, required=True, format_func=plain, key="evaluation")
     report = reports[name or default]
     _scores(report)
-    _confusion(at, report)
+    if report.confusion:  # several labels per image have none
+        _confusion(at, report)
     _worst_errors(at, report)
 
 
@@ -92,7 +93,7 @@ def _worst_errors(at: Address, report: EvaluationReport) -> None:
     st.markdown("#### Worst errors")
     shown = gallery.worst_errors(source.predictions(at, report), report.classes, WORST_ERRORS)
     if not shown:
-        st.success("Every image of this evaluation was labelled correctly.", icon="✅")
+        st.success("Every image of this evaluation was labelled correctly.", icon=":material/check_circle:")
         return
     st.caption("Wrongly labelled images, the highest loss first.")
     _images(at, report, shown)

@@ -34,7 +34,7 @@ def explained(view: Callable[P, None]) -> Callable[P, None]:
 
 def failure(what: str, where: str, hint: str) -> None:
     """An error in its three parts; the middle one literally."""
-    st.error(f"**{plain(what)}**" if what else "**unknown error**", icon="⚠️")
+    st.error(f"**{plain(what)}**" if what else "**unknown error**", icon=":material/warning:")
     if where:
         st.code(where, language=None, wrap_lines=True)
     if hint:

@@ -71,7 +71,7 @@ def _prediction(at: Address, record: ModelRecord, file: UploadedFile, index: int
         if row.status != "ok":
             picture.text(file.name)
             reason = REASONS.get(row.status, row.status)
-            answer.warning(f"{plain(reason)} ({plain(row.status)})", icon="⚠️")
+            answer.warning(f"{plain(reason)} ({plain(row.status)})", icon=":material/warning:")
             return
         # Only after the decoder, in its own process, has accepted the bytes.
         picture.image(_preview(data), alt=file.name, width=PREVIEW_PX)

@@ -38,19 +38,21 @@ class Cluster:
     def submit(self, name: str, *command: str, wheel: Path) -> None:
         variables = {"TLJOBS_STORE": self.store, "RAY_JOB_STOP_WAIT_TIME_S": "120"}
         runtime = json.dumps({"py_modules": [str(wheel)], "env_vars": variables})
-        self.ray("job", "submit", "--no-wait", "--submission-id", name, "--runtime-env-json", runtime, "--", *command)
+        job = ("submit", "--no-wait", "--submission-id", name, "--runtime-env-json", runtime, "--", *command)
+        deadline_s = time.monotonic() + WAITED_S
+        # A head that has just started answers so until the agent of its node is up.
+        while "try again later" in (done := self._run("job", *job)).stderr and time.monotonic() < deadline_s:
+            time.sleep(2)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def ray(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [RAY, *arguments[:2], "--address", self.dashboard, *arguments[2:]],
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=300,
-            check=False,
-        )
+        done = self._run(*arguments)
         assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [RAY, *arguments[:2], "--address", self.dashboard, *arguments[2:]]
+        return subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=300, check=False)
 
     def wait(self, name: str) -> str:
         """The job's log, when it has ended."""
@@ -74,7 +76,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Token authentication on, as in the documentation; everything in folders of the test."""
     folder = tmp_path_factory.mktemp("cluster")
     temporary = Path("/tmp", f"ray-{secrets.token_hex(4)}")  # Ray's socket paths must be short
-    dashboard, port = _free_port(), _free_port()
+    # Other heads on this host have the usual ports: an agent that does not get its own takes no jobs.
+    dashboard, port, agent = _free_port(), _free_port(), _free_port()
     environment = {
         **os.environ,
         "HOME": str(folder),
@@ -83,7 +86,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
     }
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}", "--num-cpus=2"]
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    options += [f"--temp-dir={temporary}", "--num-cpus=2"]
     workers = ["--object-store-memory=300000000", "--min-worker-port=0", "--max-worker-port=0"]
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", *options, *workers],

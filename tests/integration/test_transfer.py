@@ -18,6 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tljobs.backbones.network import build_network, cut_network
+from tljobs.training.objective import objective
 from tljobs.training.schedule import learning_rate
 from tljobs.training.step import TrainStep
 
@@ -99,7 +100,7 @@ def head_accuracy(weights: str, train: Crops, test: Crops) -> float:
     optimizer = keras.optimizers.Adam()
     optimizer.build(cut.trainable_variables)
     head = dataclasses.replace(cut, trunk=None)
-    step = TrainStep(tf.distribute.get_strategy(), head, optimizer, classes=CLASSES, label_smoothing=0.0)
+    step = TrainStep(tf.distribute.get_strategy(), head, optimizer, objective("single-label", CLASSES))
     inputs = tf.constant((features - mean) / deviation)
     weights_of_rows = tf.ones(len(train.labels))
     for number in range(STEPS):
@@ -140,7 +141,7 @@ def test_features_drift_less_behind_a_trained_head_than_behind_a_fresh_one(halve
         cut = cut_network(network, depth, "frozen")
         optimizer = keras.optimizers.Adam(rate)
         optimizer.build(cut.trainable_variables)
-        step = TrainStep(tf.distribute.get_strategy(), cut, optimizer, classes=CLASSES, label_smoothing=0.0)
+        step = TrainStep(tf.distribute.get_strategy(), cut, optimizer, objective("single-label", CLASSES))
         drift = []
         for _ in range(steps):
             step(pixels, labels, np.ones(len(labels), np.float32), stop=False)

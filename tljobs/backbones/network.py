@@ -24,6 +24,7 @@ from tljobs.backbones.registry import Backbone, Preprocessing
 from tljobs.backbones.registry import backbone as find_backbone
 from tljobs.backbones.weights import LoadedWeights, is_preprocessing, load_backbone
 from tljobs.errors import UsageError
+from tljobs.records import Task
 
 # An image batch that spreads over more levels than this must fill at least this share of the declared input range.
 _SPREAD_LEVELS = 50
@@ -180,8 +181,9 @@ def check_input_range(network: Network, pixels: npt.NDArray[np.uint8]) -> None:
         raise UsageError("the input of the backbone is nearly constant: scaled twice?", network.backbone.name, got)
 
 
-def inference_model(network: Network, image_size: int) -> keras.Model:
-    """Pixels (n, s, s, 3) uint8 -> probabilities (n, classes) float32, made of plain Keras layers without dropout.
+def inference_model(network: Network, image_size: int, task: Task = "single-label") -> keras.Model:
+    """Pixels (n, s, s, 3) uint8 -> probabilities (n, classes) float32, made of plain Keras layers without dropout:
+    softmax over the classes, or for a multi-label task a sigmoid of each.
 
     Holds copies of the weights as they are now. The saved file opens with safe_mode and without tljobs.
     """
@@ -189,7 +191,9 @@ def inference_model(network: Network, image_size: int) -> keras.Model:
     pixels = _pixels(image_size, "uint8")
     logits = copy_onto(network.model, [pixels], lambda op, _: identity if isinstance(op, AddressedDropout) else None)
     logits = logits[0] if isinstance(logits, list) else logits
-    return keras.Model(pixels, keras.layers.Softmax(dtype="float32", name="probabilities")(logits), name="classifier")
+    activation = "sigmoid" if task == "multi-label" else "softmax"
+    probabilities = keras.layers.Activation(activation, dtype="float32", name="probabilities")(logits)
+    return keras.Model(pixels, probabilities, name="classifier")
 
 
 def _size_notes(entry: Backbone, image_size: int) -> tuple[str, ...]:

@@ -217,6 +217,7 @@ class EvalFeed:
         self._crop_size = manifest.image_size
         self._image_size = image_size
         self.batch_size = batch
+        self.label_shape = self._reader.label_shape
         self.images = self._reader.images
         self._first = self.images * place.rank // place.world_size
         self._end = self.images * (place.rank + 1) // place.world_size

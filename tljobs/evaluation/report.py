@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from tljobs import layout
 from tljobs.errors import InputRefused, NameTaken, NotFound
+from tljobs.evaluation import multi_label
 from tljobs.evaluation.intervals import score_intervals
 from tljobs.evaluation.scores import class_scores, confusion, image_losses, predicted_classes, score
-from tljobs.records import DatasetManifest, EvaluationReport, FileInfo, ModelRecord, new_token, now_utc
+from tljobs.records import DatasetManifest, EvaluationReport, FileInfo, ModelRecord, Task, new_token, now_utc
 from tljobs.runs import dataset_index
 from tljobs.store import Store
 
@@ -63,16 +64,13 @@ def publish(
     Raises InputRefused when an image is not in the dataset's index, NameTaken when the run's published model is
     another one and has this evaluation already.
     """
-    table = predictions_table(predictions, _uris(store, manifest))
+    table = predictions_table(predictions, _uris(store, manifest), model.task)
     data = _parquet(table)
     file = FileInfo(
         key=layout.run_evaluation_predictions(run, evaluation),
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )
-    labels, probabilities = predictions.labels, predictions.probabilities
-    matrix = confusion(labels, predicted_classes(probabilities), len(model.classes))
-    scores = score(labels, probabilities)
     report = EvaluationReport(
         run=run,
         evaluation=evaluation,
@@ -80,12 +78,10 @@ def publish(
         dataset=manifest.name,
         version=manifest.version,
         model_sha256=model.file.sha256,
-        images=len(labels),
+        images=len(predictions.ids),
+        task=model.task,
         classes=model.classes,
-        scores=scores,
-        intervals=score_intervals(matrix, model.classes, scores),
-        per_class=class_scores(matrix, model.classes),
-        confusion=tuple(tuple(int(count) for count in row) for row in matrix),
+        **_scores(predictions, model),
         predictions=file,
         created_utc=now_utc(),
         token=new_token(),
@@ -93,25 +89,61 @@ def publish(
     return _commit(store, report, data)
 
 
-def predictions_table(predictions: SplitPredictions, uris: dict[str, str]) -> pa.Table:
-    """The table of PREDICTIONS_SCHEMA; `uris` maps image id -> uri. Raises InputRefused for an id without one."""
+def _scores(predictions: SplitPredictions, model: ModelRecord) -> dict[str, Any]:
+    """The fields of the report that are computed."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    if model.task == "multi-label":
+        return {
+            "scores": multi_label.score(labels, probabilities),
+            "intervals": multi_label.score_intervals(labels, probabilities, model.classes),
+            "per_class": multi_label.class_scores(labels, probabilities, model.classes),
+            "confusion": (),
+        }
+    matrix = confusion(labels, predicted_classes(probabilities), len(model.classes))
+    scores = score(labels, probabilities)
+    return {
+        "scores": scores,
+        "intervals": score_intervals(matrix, model.classes, scores),
+        "per_class": class_scores(matrix, model.classes),
+        "confusion": tuple(tuple(int(count) for count in row) for row in matrix),
+    }
+
+
+def predictions_table(predictions: SplitPredictions, uris: dict[str, str], task: Task = "single-label") -> pa.Table:
+    """The table of PREDICTIONS_SCHEMA, in a multi-label task with lists of classes as `label` and `predicted`; `uris`
+    maps image id -> uri. Raises InputRefused for an id without one."""
     missing = [each for each in predictions.ids if each not in uris]
     if missing:
         raise InputRefused(f"{len(missing)} images are not in the dataset's index", missing[0], "Prepare it again")
     probabilities = predictions.probabilities
     count, classes = probabilities.shape
+    losses = multi_label.image_losses if task == "multi-label" else image_losses
     starts = pa.array(np.arange(count + 1, dtype=np.int32) * classes)
     columns = [
         pa.array(predictions.ids, pa.string()),
         pa.array([uris[each] for each in predictions.ids], pa.string()),
-        pa.array(predictions.labels, pa.int32()),
-        pa.array(predicted_classes(probabilities), pa.int32()),
+        *_label_columns(predictions, task),
         pa.ListArray.from_arrays(starts, pa.array(probabilities.ravel(), pa.float32())),
-        pa.array(image_losses(predictions.labels, probabilities), pa.float32()),
+        pa.array(losses(predictions.labels, probabilities), pa.float32()),
         pa.array(predictions.shards, pa.int32()),
         pa.array(predictions.rows, pa.int32()),
     ]
-    return pa.Table.from_arrays(columns, schema=PREDICTIONS_SCHEMA)
+    schema = PREDICTIONS_SCHEMA
+    for position, field in enumerate(schema.names):
+        if field in ("label", "predicted"):
+            schema = schema.set(position, pa.field(field, columns[position].type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _label_columns(predictions: SplitPredictions, task: Task) -> list[pa.Array]:
+    """`label` and `predicted`."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    if task == "single-label":
+        return [pa.array(labels, pa.int32()), pa.array(predicted_classes(probabilities), pa.int32())]
+    return [
+        pa.array([np.flatnonzero(row).tolist() for row in rows], pa.list_(pa.int32()))
+        for rows in (labels, multi_label.predicted_labels(probabilities))
+    ]
 
 
 def _uris(store: Store, manifest: DatasetManifest) -> dict[str, str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tljobs import layout
 from tljobs.data.decode import DECODER, decode, eval_view
 from tljobs.errors import InputRefused, NotFound, TljobsError
+from tljobs.evaluation.multi_label import THRESHOLD
 from tljobs.records import ModelRecord, classes_digest
 from tljobs.results import PredictionRow
 from tljobs.runs import open_run, run_model
@@ -64,9 +65,16 @@ class ModelBundle:
         return result
 
     def row(self, name: str, probabilities: NDArray[np.float32], top_k: int) -> PredictionRow:
-        """The answer for one image from its probabilities (C,): labels best first, of equal ones the first label."""
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        top = [(self.record.classes[index], float(probabilities[index])) for index in best]
+        """The answer for one image from its probabilities (C,): labels best first, of equal ones the first label.
+
+        Of a multi-label model the label is all labels that apply, best first, with `|` between them ("" when none
+        does), and the score that of the first in `top`.
+        """
+        best = np.argsort(-probabilities, kind="stable")
+        top = [(self.record.classes[index], float(probabilities[index])) for index in best[:top_k]]
+        if self.record.task == "multi-label":
+            applying = [self.record.classes[index] for index in best if probabilities[index] >= THRESHOLD]
+            return PredictionRow(input=name, status="ok", label="|".join(applying), score=top[0][1], top=top)
         return PredictionRow(input=name, status="ok", label=top[0][0], score=top[0][1], top=top)
 
     def _padded(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

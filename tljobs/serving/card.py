@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from tljobs.records import EvaluationReport, ModelRecord
 
+_HOW_MANY = {"single-label": "one label", "multi-label": "any number of labels"}
+
 
 def model_card(record: ModelRecord, evaluations: Sequence[EvaluationReport]) -> str:
     """Markdown: what the model is, how to use it, its scores with 95 % intervals, its input, labels and lineage."""
@@ -14,7 +16,8 @@ def model_card(record: ModelRecord, evaluations: Sequence[EvaluationReport]) -> 
     sections = [
         f"# Image classifier {record.run}",
         f"A {record.backbone} network fine-tuned on the dataset {record.dataset}, version {record.version}, for"
-        f" {len(record.classes)} classes. It gives one label per image and was not tested on other kinds of images.",
+        f" {len(record.classes)} classes. It gives {_HOW_MANY[record.task]} per image and was not tested on other kinds"
+        " of images.",
         "## Use",
         f"```console\n$ tljobs predict {record.run} IMAGE...\n```",
         "Of an exported copy, name the folder instead of the run. Decoding, resizing, scaling and the label order"

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tljobs.data.decode import decode_stored
-from tljobs.data.shards import read_row_group, verify_shard
+from tljobs.data.shards import label_array, read_row_group, verify_shard
 from tljobs.errors import InputRefused, TljobsError
+from tljobs.evaluation.multi_label import THRESHOLD
 from tljobs.progress import Reporter, Silent
-from tljobs.records import DatasetManifest, Replay, SplitInfo
+from tljobs.records import DatasetManifest, Replay, SplitInfo, Task
 from tljobs.serving.bundle import BATCH_IMAGES, ModelBundle
 from tljobs.serving.lookahead import chunks, decode_threads, map_ahead
 from tljobs.store import Store
@@ -25,8 +26,9 @@ MAX_LABELS_CHANGED = 0
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """All n images of a split in the order of its shards: `labels`, `shards` and `rows` int32 (n,), `probabilities`
-    float32 (n, C). `shards` counts the split's shards from 0, `rows` the rows of the shard."""
+    """All n images of a split in the order of its shards: `labels` int32 (n,), multi-hot (n, C) of a multi-label
+    dataset; `shards` and `rows` int32 (n,), `probabilities` float32 (n, C). `shards` counts the split's shards from 0,
+    `rows` the rows of the shard."""
 
     ids: tuple[str, ...]
     labels: NDArray[np.int32]
@@ -39,7 +41,7 @@ class SplitPredictions:
 class _StoredImage:
     id: str
     image: bytes
-    label: int
+    labels: tuple[int, ...]
     shard: int
     row: int
 
@@ -62,12 +64,12 @@ def predict_split(
         )
         for chunk in chunks(views, BATCH_IMAGES):
             # Without their bytes: the images of the whole split need not fit in memory.
-            found.extend(_StoredImage(item.id, b"", item.label, item.shard, item.row) for item, _ in chunk)
+            found.extend(_StoredImage(item.id, b"", item.labels, item.shard, item.row) for item, _ in chunk)
             parts.append(bundle.probabilities(np.stack([view for _, view in chunk])))
             reporter.progress(f"evaluate {split}", len(found), info.images)
     return SplitPredictions(
         ids=tuple(item.id for item in found),
-        labels=np.array([item.label for item in found], np.int32),
+        labels=label_array([item.labels for item in found], len(manifest.classes), manifest.task),
         shards=np.array([item.shard for item in found], np.int32),
         rows=np.array([item.row for item in found], np.int32),
         probabilities=np.concatenate(parts),
@@ -87,11 +89,15 @@ def replay(
     not exactly the images of the validation split.
     """
     got = predict_split(bundle, store, manifest, "val", reporter)
-    return compare(got.ids, got.probabilities, expected, bundle.record.run)
+    return compare(got.ids, got.probabilities, expected, bundle.record.run, manifest.task)
 
 
 def compare(
-    ids: tuple[str, ...], got: NDArray[np.float32], expected: Mapping[str, NDArray[np.float32]], run: str
+    ids: tuple[str, ...],
+    got: NDArray[np.float32],
+    expected: Mapping[str, NDArray[np.float32]],
+    run: str,
+    task: Task = "single-label",
 ) -> Replay:
     """Difference of the probabilities `got` (n, C) from those `expected` by id; raises as `replay` does."""
     if set(ids) != set(expected) or len(ids) != len(expected):
@@ -100,7 +106,7 @@ def compare(
     result = Replay(
         images=len(ids),
         max_abs_difference=float(np.max(np.abs(got.astype(np.float64) - own))),
-        labels_changed=int(np.sum(got.argmax(axis=1) != own.argmax(axis=1))),
+        labels_changed=_labels_changed(got, own, task),
     )
     # `not <=`, so that a NaN is a difference as well.
     if not result.max_abs_difference <= MAX_ABS_DIFFERENCE or result.labels_changed > MAX_LABELS_CHANGED:
@@ -113,13 +119,21 @@ def compare(
     return result
 
 
+def _labels_changed(got: NDArray[np.float32], own: NDArray[np.float32], task: Task) -> int:
+    if task == "multi-label":
+        # A probability at the threshold may fall on either side of it by rounding.
+        surely = np.abs(own - THRESHOLD) > MAX_ABS_DIFFERENCE
+        return int(np.sum(np.any(((got >= THRESHOLD) != (own >= THRESHOLD)) & surely, axis=1)))
+    return int(np.sum(got.argmax(axis=1) != own.argmax(axis=1)))
+
+
 def _images(store: Store, info: SplitInfo) -> Iterator[_StoredImage]:
     for number, shard in enumerate(info.shards):
         verify_shard(store, shard)
         row = 0
         for group in range(len(shard.row_groups)):
-            for each, image, label in zip(*read_row_group(store, shard, group), strict=True):
-                yield _StoredImage(each, image, label[0], number, row)
+            for each, image, labels in zip(*read_row_group(store, shard, group), strict=True):
+                yield _StoredImage(each, image, labels, number, row)
                 row += 1
 
 
@@ -127,6 +141,8 @@ def _check_dataset(bundle: ModelBundle, manifest: DatasetManifest, split: str) -
     record, where = bundle.record, f"{manifest.name}@{manifest.version}"
     if split not in manifest.splits or not manifest.splits[split].images:
         raise InputRefused(f"the dataset has no {split} images", where, f"It has {', '.join(_filled(manifest))}")
+    if manifest.task != record.task:
+        raise InputRefused(f"the dataset is {manifest.task} and the model {record.task}", where)
     if manifest.classes_sha256 != record.classes_sha256:
         raise InputRefused("the dataset's classes or their order are not the model's", where)
     if manifest.decoder != record.decoder:

@@ -6,21 +6,22 @@ from collections.abc import Callable
 
 from tljobs.backbones.network import Network, build_network, inference_model
 from tljobs.data.feed import EvalFeed, Place
-from tljobs.records import DatasetManifest, FileInfo
+from tljobs.records import DatasetManifest, FileInfo, Task
 from tljobs.serving.publish import write_bundle
 from tljobs.specs import TrainSpec
 from tljobs.store import Store
 from tljobs.training import checkpoint
 from tljobs.training.evaluating import Validator
 from tljobs.training.loop import EVAL_BATCH, write_own_validation
+from tljobs.training.objective import objective
 from tljobs.training.plan import make_plan
 from tljobs.training.step import SumOverWorkers
 from tljobs.training.workers import Workers
 
 
-def export_to(store: Store, run: str) -> Callable[[Network], FileInfo]:
+def export_to(store: Store, run: str, task: Task) -> Callable[[Network], FileInfo]:
     """What the training loop calls with the best variables loaded."""
-    return lambda network: write_bundle(store, run, inference_model(network, network.image_size))
+    return lambda network: write_bundle(store, run, inference_model(network, network.image_size, task))
 
 
 def export_best(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec) -> FileInfo:
@@ -39,6 +40,7 @@ def export_best(store: Store, manifest: DatasetManifest, run: str, spec: TrainSp
     commit = checkpoint.best(store, run)
     checkpoint.restore(checkpoint.read_state(store, commit), network.model.variables)
     feed = EvalFeed(store, manifest, "val", image_size=plan.image_size, batch=EVAL_BATCH, place=Place())
-    result = Validator(network, feed, SumOverWorkers(Workers().strategy))()
+    goal = objective(manifest.task, len(manifest.classes))
+    result = Validator(network, feed, SumOverWorkers(Workers().strategy), goal)()
     write_own_validation(store, run, 0, result)
-    return export_to(store, run)(network)
+    return export_to(store, run, manifest.task)(network)

@@ -51,6 +51,7 @@ def _draft(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec, f
     return ModelRecord(
         run=run,
         file=file,
+        task=manifest.task,
         classes=manifest.classes,
         classes_sha256=manifest.classes_sha256,
         decoder=DECODER,
@@ -75,7 +76,9 @@ def _replayed_validation(
     bundle: ModelBundle, store: Store, manifest: DatasetManifest, run: str
 ) -> tuple[EvaluationReport, Replay]:
     predictions = predict_split(bundle, store, manifest, "val")
-    replay = compare(predictions.ids, predictions.probabilities, _own_probabilities(store, manifest, run), run)
+    replay = compare(
+        predictions.ids, predictions.probabilities, _own_probabilities(store, manifest, run), run, manifest.task
+    )
     published = reports.existing(store, run, "val", bundle.record.file.sha256)
     report = published or reports.publish(
         store, run, "val", manifest=manifest, split="val", model=bundle.record, predictions=predictions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,29 +13,23 @@ from tljobs.errors import TljobsError
 from tljobs.records import Heartbeat, now_utc
 from tljobs.runs import HEARTBEAT_EVERY_S
 from tljobs.store import Store
+from tljobs.training.repeating import repeating
 
 
 @contextmanager
 def heartbeat(store: Store, run: str) -> Iterator[None]:
     """Beats while inside, so that others see the run as alive."""
-    done = threading.Event()
 
     def beat() -> None:
         record = Heartbeat(host=socket.gethostname(), pid=os.getpid(), time_utc=now_utc())
         store.put(layout.run_heartbeat(run), record.to_bytes())
 
-    def loop() -> None:
-        while not done.wait(HEARTBEAT_EVERY_S):
-            try:
-                beat()
-            except TljobsError as error:
-                print(f"heartbeat of {run}: {error}", file=sys.stderr)
+    def beat_again() -> None:
+        try:
+            beat()
+        except TljobsError as error:
+            print(f"heartbeat of {run}: {error}", file=sys.stderr)
 
     beat()
-    thread = threading.Thread(target=loop, daemon=True, name="heartbeat")
-    thread.start()
-    try:
+    with repeating(beat_again, HEARTBEAT_EVERY_S, "heartbeat"):
         yield
-    finally:
-        done.set()
-        thread.join()

@@ -108,7 +108,7 @@ def train_worker(config: dict[str, Any]) -> WorkerOutcome:
     from tljobs.training.loop import run_attempt
 
     task: WorkerTask = config["task"]
-    export = export_to(task.store, task.run)
+    export = export_to(task.store, task.run, task.manifest.task)
     try:
         outcome = run_attempt(task.spec, task.store, task.manifest, task.run, _workers(), export=export)
     except (Unreachable, tf.errors.OpError):

@@ -28,6 +28,7 @@ from tljobs.store import Store
 from tljobs.training import checkpoint
 from tljobs.training.evaluating import Validation, Validator
 from tljobs.training.metrics import Best, LoopState, check_finite
+from tljobs.training.objective import Objective, objective
 from tljobs.training.plan import Phase, TrainingPlan, make_plan, start_of
 from tljobs.training.recorder import Recorder
 from tljobs.training.schedule import learning_rate
@@ -57,6 +58,7 @@ class _Session:
     workers: Workers
     attempt: int
     network: Network
+    objective: Objective
     train_feed: TrainFeed
     val_feed: EvalFeed
     validate: Validator
@@ -151,6 +153,7 @@ def _open_session(
     )
     val_feed = EvalFeed(store, manifest, "val", image_size=plan.image_size, batch=EVAL_BATCH, place=workers.place)
     sum_over_workers = SumOverWorkers(workers.strategy)
+    goal = objective(manifest.task, len(manifest.classes), spec.label_smoothing)
     return _Session(
         spec=spec,
         store=store,
@@ -159,9 +162,10 @@ def _open_session(
         workers=workers,
         attempt=attempt,
         network=network,
+        objective=goal,
         train_feed=train_feed,
         val_feed=val_feed,
-        validate=Validator(network, val_feed, sum_over_workers),
+        validate=Validator(network, val_feed, sum_over_workers, goal),
         sum_over_workers=sum_over_workers,
         recorder=Recorder(store, run, attempt, writes=workers.is_first),
         stop=StopFlag(store, run, attempt) if workers.is_first else None,
@@ -221,14 +225,7 @@ class _PhaseTrainer:
         self._variables = [*session.network.model.variables, *self._optimizer.variables]
         if commit:
             checkpoint.restore(checkpoint.read_state(session.store, commit), self._variables)
-        classes = int(session.network.model.output_shape[-1])
-        self._step = TrainStep(
-            session.workers.strategy,
-            self._cut,
-            self._optimizer,
-            classes=classes,
-            label_smoothing=session.spec.label_smoothing,
-        )
+        self._step = TrainStep(session.workers.strategy, self._cut, self._optimizer, session.objective)
         session.recorder.phase_started(
             position, phase_plan(session.plan, phase, self._cut), session.network, self._cut.notes
         )

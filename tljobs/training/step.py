@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tljobs.backbones.network import CutNetwork
 from tljobs.errors import UsageError
+from tljobs.training.objective import Objective
 
 ONE_PACK_BYTES = 10 * 2**20  # below, one pack is fastest; above, packs of 32 MB overlap
 PACK_BYTES = 32 * 2**20
@@ -42,16 +43,13 @@ class TrainStep:
         strategy: tf.distribute.Strategy,
         cut: CutNetwork,
         optimizer: keras.optimizers.Optimizer,
-        *,
-        classes: int,
-        label_smoothing: float,
+        objective: Objective,
     ) -> None:
         self._strategy = strategy
         self._cut = cut
         self._optimizer = optimizer
         self._variables = cut.trainable_variables
-        self._classes = classes
-        self._label_smoothing = label_smoothing
+        self._objective = objective
         gradient_bytes = sum(4 * int(np.prod(variable.shape)) for variable in self._variables)
         pack = 0 if gradient_bytes < ONE_PACK_BYTES else PACK_BYTES
         self._options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=pack)
@@ -75,12 +73,12 @@ class TrainStep:
         inputs = pixels if self._cut.trunk is None else self._cut.trunk(pixels, training=False)
         with tf.GradientTape() as tape:
             logits = self._cut.top(inputs, training=True)
-            loss = tf.reduce_sum(self._losses(labels, logits) * weights)
+            loss = tf.reduce_sum(self._objective.losses(labels, logits) * weights)
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
         unreached = [v.path for v, gradient in zip(self._variables, gradients, strict=True) if gradient is None]
         if unreached:
             raise UsageError("no gradient reaches a trainable variable", ", ".join(unreached), "Check the head")
-        hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == labels, tf.float32)
+        hits = self._objective.hits(labels, logits)
         # An argument has no device in a graph, and the all-reduce refuses such tensors; its copy has one.
         local = [loss, tf.reduce_sum(weights), tf.reduce_sum(hits * weights), tf.identity(stop), *gradients]
         context = tf.distribute.get_replica_context()
@@ -88,13 +86,6 @@ class TrainStep:
             tf.distribute.ReduceOp.SUM, local, options=self._options
         )
         return loss / images, correct / images, images, stopped, [gradient / images for gradient in gradients]
-
-    def _losses(self, labels: Any, logits: Any) -> Any:
-        """Cross-entropy of each row, (n,), with smoothed targets."""
-        targets = tf.one_hot(labels, self._classes, dtype=tf.float32)
-        smooth = self._label_smoothing
-        targets = targets * (1 - smooth) + smooth / self._classes
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 
 class SumOverWorkers:

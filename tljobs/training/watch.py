@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from tljobs.errors import Stopped, TljobsError
 from tljobs.progress import Reporter
 from tljobs.runs import run_journal
 from tljobs.store import Store
+from tljobs.training.repeating import repeating
 
 WATCH_EVERY_S = 1.0
 
@@ -38,26 +38,19 @@ def progress_shown(store: Store, run: str, reporter: Reporter) -> Iterator[None]
     """Tells the reporter what the workers write into the run's history."""
     journal = run_journal(store, run)
     told = len(journal.read())
-    done = threading.Event()
 
-    def watch() -> None:
+    def tell_new() -> None:
         nonlocal told
-        while not done.wait(WATCH_EVERY_S):
-            try:
-                events = journal.read()
-            except TljobsError:
-                continue
-            for event in events[told:]:
-                _tell(reporter, event.kind, event.step, event.data)
-            told = len(events)
+        try:
+            events = journal.read()
+        except TljobsError:
+            return
+        for event in events[told:]:
+            _tell(reporter, event.kind, event.step, event.data)
+        told = len(events)
 
-    thread = threading.Thread(target=watch, daemon=True, name="progress")
-    thread.start()
-    try:
+    with repeating(tell_new, WATCH_EVERY_S, "progress"):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _tell(reporter: Reporter, kind: str, step: int, data: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from tljobs.errors import UsageError
 from tljobs.store import LocalStore
 from tljobs.training.checkpoint import variable_hashes
 from tljobs.training.evaluating import Validator
+from tljobs.training.objective import objective
 from tljobs.training.schedule import learning_rate
 from tljobs.training.step import StepOutput, SumOverWorkers, TrainStep
 
@@ -63,7 +64,12 @@ def randomise_head(network: Network, scale: float = 0.5) -> None:
 def step_of(cut: CutNetwork, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.0) -> TrainStep:
     optimizer.build(cut.trainable_variables)
     strategy = tf.distribute.get_strategy()
-    return TrainStep(strategy, cut, optimizer, classes=CLASSES, label_smoothing=label_smoothing)
+    return TrainStep(strategy, cut, optimizer, objective("single-label", CLASSES, label_smoothing))
+
+
+def validator(network: Network, feed: EvalFeed) -> Validator:
+    goal = objective("single-label", CLASSES)
+    return Validator(network, feed, SumOverWorkers(tf.distribute.get_strategy()), goal)
 
 
 def values(variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -216,7 +222,9 @@ def test_evaluation_leaves_every_variable_as_it_was_also_between_steps_with_batc
     manifest = make_training_dataset(store, tmp_path / "photos")
     network = build("8")
     feed = EvalFeed(store, manifest, "val", image_size=IMAGE_SIZE, batch=5, place=Place())
-    validate = Validator(network, feed, SumOverWorkers(tf.distribute.get_strategy()))
+    validate = Validator(
+        network, feed, SumOverWorkers(tf.distribute.get_strategy()), objective("single-label", CLASSES)
+    )
     cut = cut_network(network, "all", "sync")
     optimizer = keras.optimizers.Adam(1e-2)
     step = step_of(cut, optimizer)
@@ -241,7 +249,9 @@ def test_validation_of_an_image_does_not_depend_on_its_batch_mates(tmp_path: Pat
     found = []
     for images in (1, 5, 12):
         feed = EvalFeed(store, manifest, "val", image_size=IMAGE_SIZE, batch=images, place=Place())
-        found.append(Validator(network, feed, SumOverWorkers(tf.distribute.get_strategy()))())
+        found.append(
+            Validator(network, feed, SumOverWorkers(tf.distribute.get_strategy()), objective("single-label", CLASSES))()
+        )
     for other in found[1:]:
         np.testing.assert_allclose(other.probabilities, found[0].probabilities, atol=1e-6)
         assert other.loss == pytest.approx(found[0].loss, rel=1e-5)
