@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,28 @@ def pixels(class_index: int, number: int, size_px: int = 96, seed: int = 0) -> n
     front, back = _tones(class_index, generator)
     image = back + mask * (front - back) + generator.normal(0, 12, (size_px, size_px, 3))
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def photo(number: int, size_px: int = 96, seed: int = 0) -> Image.Image:
+    """Clouds of colour, no two alike: all low frequencies occur, as in a photo."""
+    generator = np.random.default_rng([seed, number])
+    clouds = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    return clouds.resize((size_px, size_px), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    """The image as a file; `options` are those of Pillow's `save`."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A small JPEG file whose header claims 65,500 x 65,500 pixels."""
+    data = bytearray(jpeg_bytes(0, 0))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = b"\xff\xdc\xff\xdc"
+    return bytes(data)
 
 
 def _tones(class_index: int, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -51,9 +51,8 @@ def reserve_run(store: Store, spec: TrainSpec, manifest: DatasetManifest) -> str
 
 def _plan(spec: PrepareSpec) -> DatasetPlan:
     listing = list_source(spec.source)
-    uris = tuple(file.uri for file in listing.files)
-    task = HashTask(addresses=uris, sizes_bytes=(1,) * len(uris))
-    hashes = hash_files(task, endpoint_url=None, max_bytes=MAX_PIXELS).files
+    task = HashTask(addresses=tuple(file.address for file in listing.files), sizes_bytes=(1,) * len(listing.files))
+    hashes = hash_files(task, endpoint_url=None, max_bytes=MAX_PIXELS, max_pixels=MAX_PIXELS).files
     of_ten: dict[int, Split] = {0: "val", 1: "test"}
     placed = tuple(
         Placed(

@@ -15,10 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tljobs.errors import TljobsError
-from tljobs.specs import EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
+from tljobs.specs import AuditSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
 from tljobs.store import open_store
 
 if TYPE_CHECKING:
+    from tljobs.data.audit import audit
     from tljobs.data.prepare import prepare
     from tljobs.evaluation.evaluate import evaluate
     from tljobs.serving.export import export
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tljobs.tuning.job import tune
 
 _VERBS = {
+    "audit": "tljobs.data.audit",
     "prepare": "tljobs.data.prepare",
     "train": "tljobs.training.train",
     "tune": "tljobs.tuning.job",
@@ -36,6 +38,7 @@ _VERBS = {
 }
 
 __all__ = [
+    "AuditSpec",
     "EvaluateSpec",
     "ExportSpec",
     "PredictSpec",
@@ -43,6 +46,7 @@ __all__ = [
     "TljobsError",
     "TrainSpec",
     "TuneSpec",
+    "audit",
     "evaluate",
     "export",
     "open_store",

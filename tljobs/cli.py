@@ -21,7 +21,7 @@ from tljobs.cli_spec import Preamble, read_preamble, spec_yaml
 from tljobs.errors import Stopped, TljobsError, UsageError
 from tljobs.progress import Console
 from tljobs.results import Result
-from tljobs.specs import EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, Spec, TrainSpec, TuneSpec
+from tljobs.specs import AuditSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, Spec, TrainSpec, TuneSpec
 from tljobs.store import Store, open_store
 
 DEFAULT_STORE = "./tljobs-store"
@@ -71,6 +71,21 @@ def prepare(spec: PrepareSpec, *, dry_run: DryRun = False, common: Common = Comm
     from tljobs.data.prepare import prepare as verb
 
     return _print_result(verb(spec, common.open(), Console(), dry_run=dry_run), common)
+
+
+@app.command
+def audit(spec: AuditSpec, *, common: Common = Common()) -> int:
+    """Show what prepare noticed about a dataset: duplicates, leakage, imbalance, unusual images.
+
+    tljobs audit birds
+    tljobs audit birds --json
+    """
+    from tljobs.data.audit import audit as verb
+    from tljobs.data.audit import audit_text
+
+    report = verb(spec, common.open())
+    print(report.model_dump_json() if common.json else audit_text(report))
+    return 0
 
 
 @app.command
@@ -269,6 +284,7 @@ def demo(*, photos: str | None = None, common: Common = Common()) -> int:
 
 SPECS: dict[str, type[Spec]] = {
     "prepare": PrepareSpec,
+    "audit": AuditSpec,
     "train": TrainSpec,
     "tune": TuneSpec,
     "evaluate": EvaluateSpec,

@@ -44,6 +44,10 @@ def dataset_rejected(name: str, version: str) -> str:
     return f"{dataset(name, version)}/rejected.parquet"
 
 
+def dataset_audit(name: str, version: str) -> str:
+    return f"{dataset(name, version)}/audit.json"
+
+
 def dataset_shard(name: str, version: str, split: str, index: int, count: int) -> str:
     """Key of shard `index` (from 0) of `count` in `split`."""
     return f"{dataset(name, version)}/shards/{checked_id(split, 'split')}-{index:05}-of-{count:05}.parquet"

@@ -128,6 +128,7 @@ class DatasetManifest(Record):
     splits: dict[str, SplitInfo]
     index: FileInfo
     rejected: FileInfo
+    audit: FileInfo | None = None
     rejected_count: int
     rejected_reasons: dict[str, int]
     duplicates: int
@@ -136,6 +137,53 @@ class DatasetManifest(Record):
     environment: dict[str, str]
     created_utc: str
     token: str
+
+
+Severity = Literal["blocks", "warns", "info"]
+
+
+class Example(Part):
+    """A file that shows a finding; `id` is empty where the file could not be read, `label` the class name."""
+
+    id: str
+    uri: str
+    label: str
+
+
+class Finding(Part):
+    """Something that an audit noticed: `count` files, classes or groups, as `text` says; `option` overrules it."""
+
+    code: str
+    severity: Severity
+    count: int
+    text: str
+    examples: tuple[Example, ...] = ()
+    option: str = ""
+
+
+class ClassCounts(Part):
+    """A class and its images: kept ones in each split, and rejected files."""
+
+    label: str
+    splits: dict[str, int]
+    rejected: int
+
+
+class AuditReport(Record):
+    """What prepare noticed about the files of a source. `files` are all that were listed, `images` those in the
+    dataset. `short_side_px` and `brightness` (0 to 255) are quantiles over the images: min, p5, median, p95, max."""
+
+    files: int
+    images: int
+    rejected: dict[str, int]
+    duplicates: int
+    near_groups: int
+    classes: tuple[ClassCounts, ...]
+    formats: dict[str, int]
+    modes: dict[str, int]
+    short_side_px: dict[str, float]
+    brightness: dict[str, float]
+    findings: tuple[Finding, ...]
 
 
 # -------------------------------------------------------------------------------------------------------- runs

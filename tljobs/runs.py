@@ -16,6 +16,7 @@ from tljobs import layout
 from tljobs.errors import NotFound
 from tljobs.journal import Journal
 from tljobs.records import (
+    AuditReport,
     DatasetManifest,
     EpochRow,
     EvaluationReport,
@@ -73,6 +74,13 @@ def dataset_index(store: Store, manifest: DatasetManifest) -> pa.Table:
 def dataset_rejected(store: Store, manifest: DatasetManifest) -> pa.Table:
     """One row per rejected image: uri, reason, detail."""
     return _read_table(store, manifest.rejected.key)
+
+
+def dataset_audit(store: Store, manifest: DatasetManifest) -> AuditReport | None:
+    """What prepare noticed about the files; None for a dataset of a release that made no audit."""
+    if manifest.audit is None:
+        return None
+    return AuditReport.from_bytes(store.read(manifest.audit.key), manifest.audit.key)
 
 
 def image_bytes(store: Store, manifest: DatasetManifest, split: str, shard: int, row: int) -> bytes:

@@ -33,6 +33,9 @@ class Spec(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+Allowed = Literal["leakage", "label-conflicts"]
+
+
 @Parameter(name="*")
 class PrepareSpec(Spec):
     """Images and labels into a dataset."""
@@ -70,6 +73,12 @@ class PrepareSpec(Spec):
     seed: int = Field(0, ge=0, description="Seed of the shuffle.")
     workers: int | None = Field(None, ge=1, description="Parallel processes (default: all CPUs of the cluster).")
     max_rejected: float = Field(0.01, ge=0, le=1, description="Share of bad images above which nothing is published.")
+    near_duplicates: Literal["together", "report", "off"] = Field(
+        "together", description="Near duplicates: kept in one split, only reported, or not looked for."
+    )
+    allow: tuple[Allowed, ...] = Field(
+        (), description="Publish in spite of leakage between given splits, or of many label conflicts; repeatable."
+    )
     max_pixels: int = Field(100_000_000, ge=1, description="Images with more pixels are rejected unread.")
     shard_images: int = Field(2048, ge=64, description="Images per shard.")
 
@@ -91,6 +100,15 @@ class PrepareSpec(Spec):
         if not re.fullmatch(r"\d{1,3}/\d{1,3}/\d{1,3}", text) or sum(map(int, text.split("/"))) != 100:
             raise ValueError("three whole percentages that add up to 100, such as 80/10/10")
         return text
+
+
+@Parameter(name="*")
+class AuditSpec(Spec):
+    """What prepare noticed about a dataset."""
+
+    positional = ("dataset",)
+
+    dataset: str = Field(description="Dataset: NAME, or NAME@VERSION.")
 
 
 class FitSpec(Spec):

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
     "docs/tasks/prepare.md",
+    "docs/tasks/audit.md",
     "docs/tasks/commands.md",
     "docs/tasks/train.md",
     "docs/tasks/tune.md",

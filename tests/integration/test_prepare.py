@@ -37,7 +37,7 @@ class Recorder(Silent):
         self.steps: list[tuple[str, int, int]] = []
 
     def plan(self, title: str, rows: list[tuple[str, str]]) -> None:
-        self.rows = dict(rows)
+        self.rows |= dict(rows)
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         self.steps.append((what, done, total))

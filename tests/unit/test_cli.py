@@ -36,6 +36,8 @@ def test_unknown_command_says_what_was_meant(capsys: pytest.CaptureFixture[str])
         (["train", "birds", "--global-batch", "9", "--workers", "2"], "global_batch 9 is not a multiple of workers 2"),
         (["train"], "--dataset requires an argument"),
         (["prepare", "photos", "--name", "x", "--split", "80/30/10"], "add up to 100"),
+        (["prepare", "photos", "--name", "x", "--allow", "everything"], "'leakage' or 'label-conflicts'"),
+        (["prepare", "photos", "--name", "x", "--near-duplicates", "no"], "'together', 'report' or 'off'"),
         (["predict", "run"], "--inputs"),
     ],
 )
@@ -50,7 +52,13 @@ def test_wrong_values_end_with_one_line_and_code_2(
 
 
 def test_what_is_not_there_is_code_4_and_lists_what_is(store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["train", "birds"], ["evaluate", "r1"], ["runs", "show", "r1"], ["predict", "r1", "x.jpg"]):
+    for arguments in (
+        ["audit", "birds"],
+        ["train", "birds"],
+        ["evaluate", "r1"],
+        ["runs", "show", "r1"],
+        ["predict", "r1", "x.jpg"],
+    ):
         assert run([*arguments, "--store", store]) == 4
         error = capsys.readouterr().err
         assert "no such" in error

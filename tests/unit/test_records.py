@@ -29,11 +29,33 @@ SAMPLES: dict[str, dict[str, object]] = {
         "splits": {"train": {"images": 3, "per_class": [2, 1], "shards": [SHARD]}},
         "index": FILE,
         "rejected": FILE,
+        "audit": FILE,
         "rejected_count": 1,
         "rejected_reasons": {"truncated": 1},
         "duplicates": 0,
         "ignored": ["Thumbs.db"],
         "ignored_count": 1,
+    },
+    "AuditReport": {
+        "files": 5,
+        "images": 3,
+        "rejected": {"truncated": 1},
+        "duplicates": 1,
+        "near_groups": 0,
+        "classes": [{"label": "cat", "splits": {"train": 2, "val": 1, "test": 0}, "rejected": 1}],
+        "formats": {"jpeg": 3},
+        "modes": {"RGB": 3},
+        "short_side_px": {"min": 96.0},
+        "brightness": {"median": 120.5},
+        "findings": [
+            {
+                "code": "duplicates",
+                "severity": "info",
+                "count": 1,
+                "text": "a copy",
+                "examples": [{"id": "ab", "uri": "/photos/cat/é.jpg", "label": "cat"}],
+            }
+        ],
     },
     "RunRecord": {**REQUEST, **CLASSES, "run": "r", "manifest_sha256": "ab", "search": None},
     "SearchRecord": {**REQUEST, "search": "s"},
@@ -190,3 +212,9 @@ def test_moments_are_utc_and_read_back() -> None:
     moment = datetime.datetime.fromisoformat(now_utc())
     assert moment.utcoffset() == datetime.timedelta(0)
     assert abs((datetime.datetime.now(datetime.UTC) - moment).total_seconds()) < 5
+
+
+def test_a_manifest_from_before_there_were_audits_is_readable() -> None:
+    data = json.loads(sample("DatasetManifest").to_bytes())
+    del data["audit"]
+    assert records.DatasetManifest.from_bytes(json.dumps(data).encode()).audit is None

@@ -13,15 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tljobs import layout
 from tljobs.data.decode import DECODER
+from tljobs.data.probe import Inspected
 from tljobs.data.sources import Listing
 from tljobs.data.split import Image
 from tljobs.errors import InputRefused
 from tljobs.records import SPLITS, Part, ShardInfo, Split, Task
 from tljobs.specs import PrepareSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 VERSION_HEX_DIGITS = 12
 EXAMPLES_PER_REASON = 3
@@ -44,18 +48,10 @@ class HashTask(Part):
     sizes_bytes: tuple[int, ...]
 
 
-class Hashed(Part):
-    """SHA-256 of a file's bytes, or why there is none."""
-
-    sha256: str = ""
-    reason: str = ""
-    detail: str = ""
-
-
 class HashReport(Part):
     """One entry per address of the task, in its order."""
 
-    files: tuple[Hashed, ...]
+    files: tuple[Inspected, ...]
 
 
 class Stored(Part):
@@ -123,13 +119,17 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """What will be written. Every file of the listing is once in `placed`, in `duplicates` or in `rejected`."""
+    """What will be written. Every file of the listing is once in `placed`, in `duplicates` or in `rejected`.
+
+    `files` is the table of FILES_SCHEMA that the audit is made of; without it nothing is audited.
+    """
 
     spec: PrepareSpec
     listing: Listing
     placed: tuple[Placed, ...]
     duplicates: int
     rejected: tuple[Rejected, ...]
+    files: pa.Table | None = None
 
     @functools.cached_property
     def version(self) -> str:
@@ -137,7 +137,9 @@ class DatasetPlan:
 
     def refuse_if_too_many(self, rejected: Sequence[Rejected]) -> None:
         """Raises InputRefused when `rejected` are more than the spec allows."""
-        refuse_if_too_many(rejected, len(self.listing.files), self.spec.max_rejected, self.listing.source)
+        excused = "label-conflicts" in self.spec.allow
+        counted = [each for each in rejected if not (excused and each.reason == "label_conflict")]
+        refuse_if_too_many(counted, len(self.listing.files), self.spec.max_rejected, self.listing.source)
 
 
 def stored_short_side(image_size: int) -> int:

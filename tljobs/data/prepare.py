@@ -2,8 +2,8 @@
 
 In: a PrepareSpec and a store. Out: shards, index and table of rejected files in the store, and the manifest that
 commits them, written last. Two parallel passes of Ray Data carry addresses and hashes between processes, never pixels:
-the first hashes the files, the second has one task write one shard. In between, everything is decided by the pure
-functions of tljobs.data.plan and tljobs.data.split.
+the first hashes and probes the files, the second has one task write one shard. In between, everything is decided by the
+pure functions of tljobs.data.plan, tljobs.data.split and tljobs.data.audit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from tljobs import errors, layout
 from tljobs.data import plan as planning
 from tljobs.data import workers
+from tljobs.data.audit import audit_files, refuse_blocked
 from tljobs.data.earlier import Earlier, newest
+from tljobs.data.files import files_table, find_near, inspected_table
 from tljobs.data.groups import keys_together
-from tljobs.data.plan import DatasetPlan, Hashed, HashReport, HashTask, Placed, Rejected, ShardReport
+from tljobs.data.plan import DatasetPlan, HashReport, HashTask, Placed, Rejected, ShardReport
 from tljobs.data.publish import find_published, publish
 from tljobs.data.sources import Listing, SourceFile, SourceOptions, list_source
 from tljobs.data.split import Percentages, assign_splits, require_images, unique_images
@@ -66,9 +70,10 @@ def prepare(
         return None
     with ray_session(store):
         processes = spec.workers or _cluster_cpus()
-        hashed = _hash_files(listing.files, processes, endpoint_url, reporter)
+        inspected = _hash_files(listing.files, processes, endpoint_url, spec.max_pixels, reporter)
         before = newest(store, spec.name)
-        plan = _plan_dataset(spec, listing, hashed, before)
+        plan = _plan_dataset(spec, listing, inspected, before)
+        _audit(plan, reporter)
         found = find_published(plan, store)
         if found:
             return found
@@ -102,9 +107,9 @@ def _plan_rows(spec: PrepareSpec, listing: Listing, store: Store) -> list[tuple[
 
 
 def _hash_files(
-    files: Sequence[SourceFile], processes: int, endpoint_url: str | None, reporter: Reporter
-) -> list[Hashed]:
-    """First pass: one result per file, in the files' order."""
+    files: Sequence[SourceFile], processes: int, endpoint_url: str | None, max_pixels: int, reporter: Reporter
+) -> pa.Table:
+    """First pass: a table of INSPECTED_SCHEMA, one row per file, in the files' order."""
     size = min(MAX_HASH_FILES, -(-len(files) // (4 * processes)))
     chunks = [files[first : first + size] for first in range(0, len(files), size)]
     tasks = [
@@ -114,42 +119,59 @@ def _hash_files(
         )
         for chunk in chunks
     ]
-    work = functools.partial(workers.hash_files, endpoint_url=endpoint_url, max_bytes=MAX_FILE_BYTES)
-    reports: dict[int, HashReport] = {}
+    work = functools.partial(
+        workers.hash_files, endpoint_url=endpoint_url, max_bytes=MAX_FILE_BYTES, max_pixels=max_pixels
+    )
+    tables: dict[int, pa.Table] = {}
     done = 0
     for number, report in _run_tasks(tasks, work, HashReport, processes):
-        reports[number] = report
+        tables[number] = inspected_table(report.files)
         done += len(report.files)
         reporter.progress("reading", done, len(files))
-    return [result for number in range(len(tasks)) for result in reports[number].files]
+    return pa.concat_tables([tables[number] for number in range(len(tasks))])
 
 
-def _plan_dataset(spec: PrepareSpec, listing: Listing, hashed: Sequence[Hashed], before: Earlier | None) -> DatasetPlan:
-    """Settles duplicates, conflicts and splits. Raises InputRefused: see `prepare`."""
-    pairs = list(zip(listing.files, hashed, strict=True))
-    unique = unique_images((file, result.sha256) for file, result in pairs if not result.reason)
+def _plan_dataset(spec: PrepareSpec, listing: Listing, inspected: pa.Table, before: Earlier | None) -> DatasetPlan:
+    """Settles duplicates, conflicts, near duplicates and splits. Raises InputRefused: see `prepare`."""
+    told = [inspected[name].to_pylist() for name in ("sha256", "reason", "detail")]
+    rows = list(zip(listing.files, *told, strict=True))
+    unique = unique_images((file, sha256) for file, sha256, reason, _ in rows if not reason)
     rejected = [
-        Rejected(uri=file.uri, label="|".join(file.labels), reason=result.reason, detail=result.detail)
-        for file, result in pairs
-        if result.reason
+        Rejected(uri=file.uri, label="|".join(file.labels), reason=reason, detail=detail)
+        for file, _, reason, detail in rows
+        if reason
     ]
     rejected += [
         Rejected(uri=image.uri, label="|".join(image.labels), reason="label_conflict", detail=f"SHA-256 {image.sha256}")
         for image in unique.conflicts
     ]
-    together = keys_together([image.sha256 for image in unique.kept], [image.group for image in unique.kept])
+    sha256s = [image.sha256 for image in unique.kept]
+    near = None if spec.near_duplicates == "off" else find_near(inspected, sha256s)
+    numbers = near.groups if near and spec.near_duplicates == "together" else None
+    together = keys_together(sha256s, [image.group for image in unique.kept], numbers)
     earlier = before.splits(spec) if before else {}
     splits = assign_splits(unique.kept, Percentages.parse(spec.split), together, earlier)
+    placed = tuple(Placed(image=image, split=split) for image, split in zip(unique.kept, splits, strict=True))
     plan = DatasetPlan(
         spec=spec,
         listing=listing,
-        placed=tuple(Placed(image=image, split=split) for image, split in zip(unique.kept, splits, strict=True)),
+        placed=placed,
         duplicates=unique.duplicates,
         rejected=tuple(rejected),
+        files=files_table(listing.files, inspected, placed, rejected, near),
     )
     plan.refuse_if_too_many(rejected)
     require_images(listing.classes, [(each.image.labels, each.split) for each in plan.placed])
     return plan
+
+
+def _audit(plan: DatasetPlan, reporter: Reporter) -> None:
+    """Tells what warns. Raises InputRefused for what blocks."""
+    report = audit_files(plan.files, plan.listing.classes, plan.spec)
+    warnings = [(finding.code, finding.text) for finding in report.findings if finding.severity == "warns"]
+    if warnings:
+        reporter.plan("audit", warnings)
+    refuse_blocked(report, plan.listing.source)
 
 
 def _write_shards(

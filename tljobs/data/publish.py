@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from tljobs import layout
 from tljobs.data import plan as planning
+from tljobs.data.audit import audit_files
 from tljobs.data.decode import DECODER
+from tljobs.data.files import probes, with_rejected
 from tljobs.data.plan import DatasetPlan, Rejected, ShardReport
 from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, for_task, image_id, label_value, table_bytes
 from tljobs.data.split import require_images
@@ -27,7 +29,6 @@ from tljobs.records import (
     FileInfo,
     Split,
     SplitInfo,
-    Task,
     classes_digest,
     new_token,
     now_utc,
@@ -57,15 +58,17 @@ def publish(plan: DatasetPlan, reports: Sequence[ShardReport], store: Store) -> 
     Raises InputRefused when the decoder refused more than the spec allows or left a class without images, and
     Unreachable when the store does not hold what was put there.
     """
-    rejected = [*plan.rejected, *_refused_by_decoder(plan, reports)]
+    late = _refused_by_decoder(plan, reports)
+    rejected = [*plan.rejected, *late]
     _check_images(plan, reports, rejected)
     found = find_published(plan, store)
     if found:  # by another process, meanwhile: its tables must stay as they are
         return found
     prefix = (plan.spec.name, plan.version)
-    index = _put_table(store, layout.dataset_index(*prefix), _index_table(reports, plan.listing.task))
+    index = _put_table(store, layout.dataset_index(*prefix), _index_table(plan, reports))
     refused = _put_table(store, layout.dataset_rejected(*prefix), _rejected_table(rejected))
-    manifest = _manifest(plan, reports, rejected, index, refused)
+    audit = _put_audit(plan, late, store)
+    manifest = _manifest(plan, reports, rejected, index, refused, audit)
     _check_sizes(store, manifest)
     data = manifest.to_bytes()
     try:
@@ -113,6 +116,7 @@ def _manifest(
     rejected: Sequence[Rejected],
     index: FileInfo,
     refused: FileInfo,
+    audit: FileInfo | None,
 ) -> DatasetManifest:
     spec, listing = plan.spec, plan.listing
     return DatasetManifest(
@@ -129,6 +133,7 @@ def _manifest(
         splits={split: _split_info(split, reports, len(listing.classes)) for split in SPLITS},
         index=index,
         rejected=refused,
+        audit=audit,
         rejected_count=len(rejected),
         rejected_reasons=dict(sorted(Counter(each.reason for each in rejected).items())),
         duplicates=plan.duplicates,
@@ -151,10 +156,12 @@ def _split_info(split: Split, reports: Sequence[ShardReport], classes: int) -> S
     )
 
 
-def _index_table(reports: Sequence[ShardReport], task: Task) -> pa.Table:
+def _index_table(plan: DatasetPlan, reports: Sequence[ShardReport]) -> pa.Table:
+    task, known = plan.listing.task, probes(plan.files) if plan.files is not None else {}
     rows = [
         {
             **row.model_dump(),
+            **known.get(row.sha256, {}),
             "id": image_id(row.sha256),
             "label": label_value(row.labels, task),
             "split": report.split,
@@ -172,8 +179,18 @@ def _rejected_table(rejected: Sequence[Rejected]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA)
 
 
+def _put_audit(plan: DatasetPlan, late: Sequence[Rejected], store: Store) -> FileInfo | None:
+    if plan.files is None:
+        return None
+    report = audit_files(with_rejected(plan.files, late), plan.listing.classes, plan.spec)
+    return _put(store, layout.dataset_audit(plan.spec.name, plan.version), report.to_bytes())
+
+
 def _put_table(store: Store, key: str, table: pa.Table) -> FileInfo:
-    data = table_bytes(table)
+    return _put(store, key, table_bytes(table))
+
+
+def _put(store: Store, key: str, data: bytes) -> FileInfo:
     store.put(key, data)
     return FileInfo(key=key, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
@@ -182,7 +199,7 @@ def _check_sizes(store: Store, manifest: DatasetManifest) -> None:
     """Raises Unreachable when the store does not hold what was put there."""
     sizes = {entry.key: entry.size_bytes for entry in store.list(f"{layout.dataset(manifest.name, manifest.version)}/")}
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    for file in (manifest.index, manifest.rejected, *shards):
+    for file in filter(None, (manifest.index, manifest.rejected, manifest.audit, *shards)):
         if sizes.get(file.key) != file.size_bytes:
             raise Unreachable(
                 f"the store holds {sizes.get(file.key, 0)} bytes instead of {file.size_bytes}",

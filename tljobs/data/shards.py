@@ -26,6 +26,16 @@ ID_HEX_DIGITS = 32
 # `image` is a JPEG (train) or PNG (val, test) file; `label` an index into the classes, a list of them in multi-label
 # datasets (see `for_task`).
 SHARD_SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int32())])
+# What the probe tells of an image: see tljobs.data.probe. Indexes of earlier releases lack these columns.
+PROBE_COLUMNS = [
+    ("mode", pa.string()),
+    ("rotated", pa.bool_()),
+    ("animated", pa.bool_()),
+    ("phash", pa.uint64()),
+    ("brightness", pa.float32()),
+    ("blank", pa.bool_()),
+    ("border_share", pa.float32()),
+]
 # One row per image. Sizes are the original's, upright; `shard` counts the shards of the split, `row` the shard's rows.
 INDEX_SCHEMA = pa.schema(
     [
@@ -39,6 +49,7 @@ INDEX_SCHEMA = pa.schema(
         ("shard", pa.int32()),
         ("row", pa.int32()),
         ("source_format", pa.string()),
+        *PROBE_COLUMNS,
     ]
 )
 # One row per rejected file; `label` is the class name, `reason` a code.

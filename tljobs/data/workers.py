@@ -1,6 +1,6 @@
-"""What one process does for prepare: hash some files, or write one shard. It knows nothing of how processes are run.
+"""What one process does for prepare: inspect some files, or write one shard. It knows nothing of how processes are run.
 
-Addresses flow in; hashes, or a shard in the store and its rows, flow out. Pixels never leave the process.
+Addresses flow in; hashes and probes, or a shard in the store and its rows, flow out. Pixels never leave the process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from tljobs.data.decode import BadImage, decode, encode_jpeg, encode_png
 from tljobs.data.earlier import IDENTITY, read_stored
 from tljobs.data.plan import (
-    Hashed,
     HashReport,
     HashTask,
     IndexRow,
@@ -23,6 +22,7 @@ from tljobs.data.plan import (
     ShardTask,
     Stored,
 )
+from tljobs.data.probe import Inspected, inspect
 from tljobs.data.shards import image_id, shard_bytes, shard_info
 from tljobs.data.sources import read_file
 from tljobs.store import Store
@@ -30,13 +30,16 @@ from tljobs.store import Store
 READ_AHEAD_FILES = 8  # hides the latency of S3 behind the decoding of one core
 
 
-def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int) -> HashReport:
-    """SHA-256 of each file, or `empty`, `unreadable`, or `too_large` without reading it."""
+def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int, max_pixels: int) -> HashReport:
+    """SHA-256 and probe of each file, or why there is none: the decoder's reasons, `unreadable`, or `too_large`
+    without reading it."""
     small = [address for address, size in zip(task.addresses, task.sizes_bytes, strict=True) if size <= max_bytes]
     contents = _read_ahead(small, endpoint_url)
     too_large = BadImage("too_large", f"a file of more than {max_bytes} bytes")
     return HashReport(
-        files=tuple(_hashed(next(contents) if size <= max_bytes else too_large) for size in task.sizes_bytes)
+        files=tuple(
+            _inspected(next(contents) if size <= max_bytes else too_large, max_pixels) for size in task.sizes_bytes
+        )
     )
 
 
@@ -97,12 +100,10 @@ def _encoded(
     return row, encode_jpeg(decoded.pixels) if lossy else encode_png(decoded.pixels)
 
 
-def _hashed(data: bytes | BadImage) -> Hashed:
+def _inspected(data: bytes | BadImage, max_pixels: int) -> Inspected:
     if isinstance(data, BadImage):
-        return Hashed(reason=data.reason, detail=data.detail)
-    if not data:
-        return Hashed(reason="empty", detail="zero bytes")
-    return Hashed(sha256=hashlib.sha256(data).hexdigest())
+        return Inspected(reason=data.reason, detail=data.detail)
+    return inspect(data, max_pixels)
 
 
 def _read_ahead(addresses: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from images import make_class_folders
 
 from tljobs import layout
-from tljobs.data.plan import DatasetPlan, HashTask, Placed, ShardReport, shard_tasks, stored_short_side
+from tljobs.data.audit import audit
+from tljobs.data.files import files_table, inspected_table
+from tljobs.data.plan import DatasetPlan, HashTask, Placed, Rejected, ShardReport, shard_tasks, stored_short_side
+from tljobs.data.probe import Inspected
 from tljobs.data.publish import find_published, publish
 from tljobs.data.sources import list_source
 from tljobs.data.split import Image
 from tljobs.data.workers import hash_files, write_shard
-from tljobs.errors import InputRefused, TljobsError, Unreachable
+from tljobs.errors import InputRefused, NotFound, TljobsError, Unreachable
 from tljobs.records import DatasetManifest
-from tljobs.runs import list_datasets
-from tljobs.specs import PrepareSpec
+from tljobs.runs import dataset_audit, dataset_index, list_datasets
+from tljobs.specs import AuditSpec, PrepareSpec
 from tljobs.store import LocalStore
 
 Work = tuple[DatasetPlan, list[ShardReport]]
@@ -36,9 +40,8 @@ def work(tmp_path: Path) -> Work:
     """A plan for 16 images and the reports of its shards, which lie in `tmp_path`/store."""
     source = make_class_folders(tmp_path / "source", ("a", "b"), 8, size_px=48)
     listing = list_source(str(source))
-    uris = tuple(file.uri for file in listing.files)
-    task = HashTask(addresses=uris, sizes_bytes=(1,) * len(uris))
-    hashes = hash_files(task, endpoint_url=None, max_bytes=10**6).files
+    task = HashTask(addresses=tuple(file.address for file in listing.files), sizes_bytes=(1,) * len(listing.files))
+    hashes = hash_files(task, endpoint_url=None, max_bytes=10**6, max_pixels=10**6).files
     placed = tuple(
         Placed(
             image=Image(uri=file.uri, address=file.address, labels=file.labels, sha256=each.sha256, given_split=None),
@@ -111,3 +114,48 @@ def test_the_manifest_key_is_the_only_thing_created_once(work: Work, tmp_path: P
     publish(plan, reports, store)
     store.delete(layout.dataset_manifest("d", plan.version))
     assert not publish(plan, reports, store).reused
+
+
+def test_a_plan_without_a_table_of_files_is_published_without_an_audit(work: Work, tmp_path: Path) -> None:
+    plan, reports = work
+    store = LocalStore(tmp_path / "store")
+    publish(plan, reports, store)
+    (manifest,) = list_datasets(store)
+    assert (manifest.audit, dataset_audit(store, manifest)) == (None, None)
+    with pytest.raises(NotFound, match=r"no audit: d@.*earlier release"):
+        audit(AuditSpec(dataset="d"), store)
+
+
+def test_index_and_audit_tell_what_the_probe_saw(work: Work, tmp_path: Path) -> None:
+    plan, reports = work
+    tasks = HashTask(
+        addresses=tuple(file.address for file in plan.listing.files), sizes_bytes=(1,) * len(plan.listing.files)
+    )
+    seen = inspected_table(hash_files(tasks, endpoint_url=None, max_bytes=10**6, max_pixels=10**6).files)
+    files = files_table(plan.listing.files, seen, plan.placed, (), None)
+    store = LocalStore(tmp_path / "store")
+    publish(dataclasses.replace(plan, files=files), reports, store)
+    (manifest,) = list_datasets(store)
+    index = {row["sha256"]: row for row in dataset_index(store, manifest).to_pylist()}
+    for row in seen.to_pylist():
+        names = ("phash", "brightness", "blank", "border_share", "mode", "rotated", "animated", "width_px")
+        assert {name: index[row["sha256"]][name] for name in names} == {name: row[name] for name in names}
+    report = audit(AuditSpec(dataset="d"), store)
+    assert [each.splits for each in report.classes] == [{"train": 6, "val": 2, "test": 0}] * 2
+    assert {each.code for each in report.findings} == {"few-images"}
+
+
+def test_files_that_the_decoder_refused_late_stand_in_the_audit(work: Work, tmp_path: Path) -> None:
+    plan, reports = work
+    seen = inspected_table([Inspected(sha256=each.image.sha256) for each in plan.placed])
+    files = files_table(plan.listing.files, seen, plan.placed, (), None)
+    plan = dataclasses.replace(plan, files=files, spec=plan.spec.model_copy(update={"max_rejected": 0.1}))
+    place = next(place for place, report in enumerate(reports) if report.split == "train")
+    lost = reports[place].rows[0]
+    late = Rejected(uri=lost.uri, label=str(lost.labels[0]), reason="unreadable", detail="gone")
+    changed = reports[place].model_copy(update={"rows": reports[place].rows[1:], "rejected": (late,)})
+    store = LocalStore(tmp_path / "store")
+    publish(plan, [*reports[:place], changed, *reports[place + 1 :]], store)
+    report = audit(AuditSpec(dataset="d"), store)
+    assert (report.images, report.rejected) == (15, {"unreadable": 1})
+    assert [each.examples[0].uri for each in report.findings if each.code == "rejected-unreadable"] == [lost.uri]

@@ -49,9 +49,8 @@ def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> S
 def test_hashes_come_in_order_with_reasons_where_there_is_none(photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     paths = [photos[0], tmp_path / "gone.jpg", photos[1], tmp_path / "empty.jpg", photos[2]]
-    names = tuple(map(str, paths))
-    task = HashTask(addresses=names, sizes_bytes=(1, 1, 2000, 1, 1))
-    files = hash_files(task, endpoint_url=None, max_bytes=1000).files
+    task = HashTask(addresses=tuple(map(str, paths)), sizes_bytes=(1, 1, 2000, 1, 1))
+    files = hash_files(task, endpoint_url=None, max_bytes=1000, max_pixels=10**6).files
     assert [file.reason for file in files] == ["", "unreadable", "too_large", "empty", ""]
     assert files[0].sha256 == hashlib.sha256(photos[0].read_bytes()).hexdigest()
     assert files[4].sha256 == hashlib.sha256(photos[2].read_bytes()).hexdigest()
