@@ -50,7 +50,22 @@ class PrepareSpec(Spec):
     workers: int | None = Field(None, ge=1, description="Parallel processes (default: all CPUs of the cluster).")
     max_rejected: float = Field(0.01, ge=0, le=1, description="Share of bad images above which nothing is published.")
     max_pixels: int = Field(100_000_000, ge=1, description="Images with more pixels are rejected unread.")
+    background: str = Field("#ffffff", description="Colour under transparent pixels: a name, or #rrggbb.")
+    decode_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="Images that take more seconds of CPU time to decode are rejected."
+    )
     shard_images: int = Field(2048, ge=64, description="Images per shard.")
+
+    @field_validator("background")
+    @classmethod
+    def _background_is_a_colour(cls, text: str) -> str:
+        from PIL import ImageColor
+
+        try:
+            red, green, blue = ImageColor.getrgb(text)
+        except ValueError as error:
+            raise ValueError("a colour such as white, or '#ff8800'") from error
+        return f"#{red:02x}{green:02x}{blue:02x}"
 
     @field_validator("split")
     @classmethod

@@ -26,6 +26,7 @@ ID_HEX_DIGITS = 32
 # `image` is a JPEG (train) or PNG (val, test) file; `label` an index into the classes.
 SHARD_SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int32())])
 # One row per image. Sizes are the original's, upright; `shard` counts the shards of the split, `row` the shard's rows.
+# `converted` is what was done to the image: see tljobs.data.plan.IndexRow.
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -38,6 +39,7 @@ INDEX_SCHEMA = pa.schema(
         ("shard", pa.int32()),
         ("row", pa.int32()),
         ("source_format", pa.string()),
+        ("converted", pa.list_(pa.string())),
     ]
 )
 # One row per rejected file; `label` is the class name, `reason` a code.

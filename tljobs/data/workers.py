@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tljobs.data.decode import BadImage, decode, encode_jpeg, encode_png
+from tljobs.data import isolate
+from tljobs.data.formats import BadImage, has_wrong_extension
 from tljobs.data.plan import Hashed, HashReport, HashTask, IndexRow, PlannedImage, Rejected, ShardReport, ShardTask
 from tljobs.data.shards import image_id, shard_bytes, shard_info
 from tljobs.data.sources import read_file
@@ -30,24 +31,38 @@ def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int) -> H
 
 
 def write_shard(
-    task: ShardTask, *, store: Store, endpoint_url: str | None, short_side: int, max_pixels: int
+    task: ShardTask,
+    *,
+    store: Store,
+    endpoint_url: str | None,
+    short_side: int,
+    max_pixels: int,
+    background: str,
+    decode_timeout_s: float,
 ) -> ShardReport:
     """Decodes, resizes and encodes the task's images and puts the shard; bad images are left out and reported.
 
-    Raises what the store raises.
+    A child process does it, one for all tasks of this process. Raises what the store raises, and TljobsError when the
+    child does not start.
     """
     rows: list[IndexRow] = []
     stored: list[bytes] = []
     rejected: list[Rejected] = []
-    uris = [image.uri for image in task.images]
-    for image, data in zip(task.images, _read_ahead(uris, endpoint_url), strict=True):
-        try:
-            row, encoded = _encoded(image, data, task.split == "train", short_side, max_pixels)
-        except BadImage as error:
-            rejected.append(Rejected(uri=image.uri, label=str(image.label), reason=error.reason, detail=error.detail))
+    contents = _read_ahead([image.uri for image in task.images], endpoint_url)
+    unchanged = (_unchanged(image, data) for image, data in zip(task.images, contents, strict=True))
+    decoder = isolate.shared("tljobs.data.foreign:stored_form", isolate.decode_limits(max_pixels, decode_timeout_s))
+    options = {
+        "lossy": task.split == "train",
+        "short_side": short_side,
+        "max_pixels": max_pixels,
+        "background": background,
+    }
+    for image, answer in zip(task.images, decoder.map(unchanged, options), strict=True):
+        if isinstance(answer, BadImage):
+            rejected.append(Rejected(uri=image.uri, label=str(image.label), reason=answer.reason, detail=answer.detail))
         else:
-            rows.append(row)
-            stored.append(encoded)
+            rows.append(_index_row(image, answer))
+            stored.append(answer.body)
     shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.label for row in rows])
     store.put(task.key, shard)
     return ShardReport(
@@ -59,21 +74,17 @@ def write_shard(
     )
 
 
-def _encoded(
-    image: PlannedImage, data: bytes | BadImage, lossy: bool, short_side: int, max_pixels: int
-) -> tuple[IndexRow, bytes]:
-    if isinstance(data, BadImage):
-        raise data
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise BadImage("unreadable", "the file changed while the dataset was prepared")
-    decoded = decode(data, short_side=short_side, max_pixels=max_pixels)
-    row = IndexRow(
-        **image.model_dump(),
-        width_px=decoded.width_px,
-        height_px=decoded.height_px,
-        source_format=decoded.source_format,
-    )
-    return row, encode_jpeg(decoded.pixels) if lossy else encode_png(decoded.pixels)
+def _unchanged(image: PlannedImage, data: bytes | BadImage) -> bytes | BadImage:
+    if isinstance(data, bytes) and hashlib.sha256(data).hexdigest() != image.sha256:
+        return BadImage("unreadable", "the file changed while the dataset was prepared")
+    return data
+
+
+def _index_row(image: PlannedImage, answer: isolate.Answer) -> IndexRow:
+    row = IndexRow(**image.model_dump(), **answer.fields)
+    if not has_wrong_extension(image.uri, row.source_format):
+        return row
+    return row.model_copy(update={"converted": (*row.converted, "wrong_extension")})
 
 
 def _hashed(data: bytes | BadImage) -> Hashed:

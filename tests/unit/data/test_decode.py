@@ -81,8 +81,7 @@ def test_every_accepted_format_gives_its_pixels_and_its_name(format: str, option
     decoded = decode(saved(rgb(), format, **options), short_side=None)
     assert_near(decoded.pixels, PHOTO, levels)
     assert (decoded.source_format, decoded.width_px, decoded.height_px) == (format.lower(), WIDTH, HEIGHT)
-    assert not decoded.rotated
-    assert not decoded.animated
+    assert decoded.conversions == ()
 
 
 def test_garbage_after_the_end_of_a_jpeg_is_ignored() -> None:
@@ -99,7 +98,7 @@ def test_exif_orientation_is_undone(format: str, orientation: int) -> None:
     decoded = decode(saved(rgb(stored), format, exif=exif, **options), short_side=None)
     assert_near(decoded.pixels, PHOTO, 2)
     assert (decoded.width_px, decoded.height_px) == (WIDTH, HEIGHT)
-    assert decoded.rotated == (orientation > 1)
+    assert ("rotated" in decoded.conversions) == (orientation > 1)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow also warns
@@ -184,7 +183,7 @@ def test_of_several_frames_the_first_is_taken(format: str) -> None:
         first, format, save_all=True, append_images=[second], **({"lossless": True} if format == "WEBP" else {})
     )
     decoded = decode(data, short_side=None)
-    assert decoded.animated
+    assert decoded.conversions == ("first_frame",)
     assert_near(decoded.pixels, PHOTO, 12)
 
 

@@ -38,7 +38,15 @@ def planned(paths: list[Path]) -> tuple[PlannedImage, ...]:
 
 def written(store: LocalStore, images: tuple[PlannedImage, ...], split: Split) -> ShardReport:
     task = ShardTask(key=KEY.format(split), split=split, shard=0, images=images)
-    return write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000)
+    return write_shard(
+        task,
+        store=store,
+        endpoint_url=None,
+        short_side=37,
+        max_pixels=10_000,
+        background="#ffffff",
+        decode_timeout_s=30,
+    )
 
 
 def test_hashes_come_in_order_with_reasons_where_there_is_none(photos: list[Path], tmp_path: Path) -> None:
