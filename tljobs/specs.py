@@ -62,7 +62,7 @@ class PrepareSpec(Spec):
         from PIL import ImageColor
 
         try:
-            red, green, blue = ImageColor.getrgb(text)
+            red, green, blue = ImageColor.getcolor(text, "RGB")  # type: ignore[misc]
         except ValueError as error:
             raise ValueError("a colour such as white, or '#ff8800'") from error
         return f"#{red:02x}{green:02x}{blue:02x}"

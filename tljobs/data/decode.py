@@ -209,8 +209,7 @@ def _opened(data: bytes, source_format: str) -> PillowImage.Image:
 
 def _has_16_bit_colours(image: PillowImage.Image) -> bool:
     """Whether an image that is not loaded yet has samples of which Pillow takes the high byte."""
-    tiles = getattr(image, "tile", None)
-    return bool(tiles) and ";16" in str(tiles[0].args)
+    return any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def _orientation(image: PillowImage.Image) -> int:

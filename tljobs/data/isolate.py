@@ -22,7 +22,7 @@ from tljobs.data.isolate_process import Answer, Child, Limits
 __all__ = ["Answer", "Isolated", "Limits", "decode_limits", "shared"]
 
 # Enough that neither side waits for the other, few enough that not much is sent again when the child dies.
-MAX_IN_FLIGHT = 8
+MAX_IN_FLIGHT = 16
 MAX_IN_FLIGHT_BYTES = 32 * 2**20
 
 BASE_MEMORY_BYTES = 2 * 2**30  # address space of the interpreter and its libraries, and for a large file itself
@@ -46,10 +46,13 @@ def shared(function: str, limits: Limits) -> Isolated:
     return Isolated(function, limits)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Request:
+    """Bytes on their way; `verdict` is there when they are known to be bad. `was_tried`: a child died of them."""
+
     data: bytes
-    options: bytes
+    verdict: BadImage | None = None
+    was_tried: bool = False
 
 
 class Isolated:
@@ -87,15 +90,19 @@ class Isolated:
     def map(self, items: Iterable[bytes | BadImage], options: Mapping[str, Any]) -> Iterator[Answer | BadImage]:
         """An answer per item, in order; several are in flight at a time. An item that is a BadImage stays one."""
         encoded = json.dumps(dict(options)).encode()
-        pending: deque[_Request | BadImage] = deque()
+        pending: deque[_Request] = deque()
+        in_flight_bytes = 0
         with self._lock:
             try:
                 for item in items:
-                    pending.append(self._sent(_Request(item, encoded)) if isinstance(item, bytes) else item)
-                    while _is_full(pending):
-                        yield self._first(pending)
+                    pending.append(_Request(item) if isinstance(item, bytes) else _Request(b"", item))
+                    self._send(pending[-1], encoded)
+                    in_flight_bytes += len(pending[-1].data)
+                    while len(pending) >= MAX_IN_FLIGHT or in_flight_bytes >= MAX_IN_FLIGHT_BYTES:
+                        in_flight_bytes -= len(pending[0].data)
+                        yield self._first(pending, encoded)
                 while pending:
-                    yield self._first(pending)
+                    yield self._first(pending, encoded)
             finally:
                 if pending:  # answers that nobody waits for any more
                     self._end()
@@ -111,34 +118,33 @@ class Isolated:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _sent(self, request: _Request) -> _Request:
-        self._started().send(request.options, request.data)
-        return request
+    def _send(self, request: _Request, options: bytes) -> None:
+        if request.verdict is None:
+            self._started().send(options, request.data)
 
-    def _first(self, pending: deque[_Request | BadImage]) -> Answer | BadImage:
+    def _first(self, pending: deque[_Request], options: bytes) -> Answer | BadImage:
         """The answer for the first of `pending`, which is taken out."""
-        first = pending[0]
-        if isinstance(first, BadImage):
-            pending.popleft()
-            return first
-        child = self._started()
-        answer = child.receive()
-        if answer is None:
-            verdict = child.verdict()
-            # A child that is short of memory or was ended from outside may not owe it to this image.
-            again = verdict.reason == "too_large" and child.answered > 0
-            self._replace_child(pending, 0 if again else 1)
-            if again:
-                return self._first(pending)
-            answer = verdict
+        answer: Answer | BadImage | None = None
+        while answer is None:
+            answer = pending[0].verdict or self._started().receive()
+            if answer is None:
+                self._bury(self._started(), pending, options)
         pending.popleft()
         return answer
 
-    def _replace_child(self, pending: deque[_Request | BadImage], skip: int) -> None:
+    def _bury(self, child: Child, pending: deque[_Request], options: bytes) -> None:
+        """Blames a child's death on the image it had, and gives the others to another child."""
+        verdict = child.verdict()
+        unanswered = [request for request in pending if request.verdict is None]
+        lost_answers = child.finished - child.answered
+        guilty = unanswered[lost_answers if 0 <= lost_answers < len(unanswered) else 0]
+        # A child that is short of memory after many images, or was ended from outside, may not owe it to this image.
+        if guilty.was_tried or verdict.reason != "too_large":
+            guilty.verdict = verdict
+        guilty.was_tried = True
         self._end()
-        for number, request in enumerate(pending):
-            if number >= skip and isinstance(request, _Request):
-                self._sent(request)
+        for request in pending:
+            self._send(request, options)
 
     def _started(self) -> Child:
         if self._child is None:
@@ -150,8 +156,3 @@ class Isolated:
         child, self._child = self._child, None
         if child:
             child.close()
-
-
-def _is_full(pending: deque[_Request | BadImage]) -> bool:
-    size_bytes = sum(len(each.data) for each in pending if isinstance(each, _Request))
-    return len(pending) >= MAX_IN_FLIGHT or size_bytes >= MAX_IN_FLIGHT_BYTES

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import select
 import signal
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 from tljobs.data.formats import BadImage, Reason
-from tljobs.data.isolate_child import HEADER, MAX_DETAIL, MAX_LOG_BYTES, OUT_OF_MEMORY
+from tljobs.data.isolate_child import HEADER, MAX_DETAIL, MAX_LOG_BYTES, OUT_OF_MEMORY, PROGRESS
 from tljobs.errors import TljobsError
 
 START_TIMEOUT_S = 120.0  # a third of a second on an idle machine
@@ -36,6 +37,9 @@ ALLOCATION_FAILED = ("memory allocation of", "bad_alloc", "MemoryError", "ut of 
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
 FIXED_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # each arena would take 64 MB of the address space
+    # Memory is kept for the next image: to give it back and take it again costs as much as decoding a small photo.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     "OPENBLAS_NUM_THREADS": "1",  # likewise each thread; decoding needs no algebra
     "OMP_NUM_THREADS": "1",
 }
@@ -64,27 +68,33 @@ class Child:
     def __init__(self, function: str, limits: Limits) -> None:
         self._function = function
         self._limits = limits
-        self._outgoing: deque[memoryview] = deque()
+        self._outgoing: deque[bytes | memoryview] = deque()
         self._incoming = bytearray()
+        self._buffer = bytearray(PIPE_BYTES)
+        self._is_writing = False
         self._timed_out = False
         self.answered = 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
         theirs, self._lifeline = os.pipe()
+        progress = os.memfd_create("tljobs-progress")
+        os.ftruncate(progress, PROGRESS.size)
+        self._progress = mmap.mmap(progress, PROGRESS.size)
         try:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-W", "ignore", "-m", "tljobs.data.isolate_child"),
-                    *(function, str(theirs), str(limits.memory_bytes), str(limits.cpu_s)),
+                    *(function, str(theirs), str(progress), str(limits.memory_bytes), str(limits.cpu_s)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                pass_fds=(theirs,),
+                pass_fds=(theirs, progress),
                 env=_environment(),
                 cwd="/",
             )
         finally:
             os.close(theirs)
+            os.close(progress)
         self._requests, self._answers = _pipe(self._process.stdin), _pipe(self._process.stdout)
         self._poller = select.poll()
         self._poller.register(self._answers, select.POLLIN)
@@ -92,6 +102,12 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def finished(self) -> int:
+        """How many requests the child has finished; the answers of the last ones may have been lost with it."""
+        count: int = PROGRESS.unpack_from(self._progress)[0]
+        return count
 
     def wait_until_ready(self) -> None:
         """Raises TljobsError when the child does not start or cannot import its function."""
@@ -103,7 +119,7 @@ class Child:
 
     def send(self, options: bytes, data: bytes) -> None:
         """Puts a request in line; what the pipe does not take now goes on in `receive`."""
-        self._outgoing += [memoryview(HEADER.pack(len(options), len(data)) + options), memoryview(data)]
+        self._outgoing += [HEADER.pack(len(options), len(data)) + options, memoryview(data)]
         self._write()
 
     def receive(self) -> Answer | BadImage | None:
@@ -136,6 +152,7 @@ class Child:
             self._process.kill()
         self._process.wait()
         os.close(self._lifeline)
+        self._progress.close()
         for file in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):
                 file.close()  # type: ignore[union-attr]
@@ -178,26 +195,30 @@ class Child:
     def _read(self) -> bool:
         """Takes what is there; False at the end."""
         with contextlib.suppress(BlockingIOError):
-            data = os.read(self._answers, PIPE_BYTES)
-            self._incoming += data
-            return bool(data)
+            size_bytes = os.readv(self._answers, [self._buffer])
+            self._incoming += memoryview(self._buffer)[:size_bytes]
+            return size_bytes > 0
         return True
 
     def _write(self) -> None:
         """Gives the pipe what it takes, and asks to be told when it takes more."""
         try:
             while self._outgoing:
-                written = os.write(self._requests, self._outgoing[0])
-                self._outgoing[0] = self._outgoing[0][written:]
-                if not self._outgoing[0]:
-                    self._outgoing.popleft()
+                written = os.writev(self._requests, self._outgoing)
+                while self._outgoing and written >= len(self._outgoing[0]):
+                    written -= len(self._outgoing.popleft())
+                if written:
+                    self._outgoing[0] = self._outgoing[0][written:]
         except BlockingIOError:
-            self._poller.register(self._requests, select.POLLOUT)
+            if not self._is_writing:
+                self._poller.register(self._requests, select.POLLOUT)
+                self._is_writing = True
             return
-        except BrokenPipeError:  # its answers' end tells
+        except BrokenPipeError:  # the end of its answers will tell
             self._outgoing.clear()
-        with contextlib.suppress(KeyError):
+        if self._is_writing:
             self._poller.unregister(self._requests)
+            self._is_writing = False
 
     def _last_words(self) -> str:
         self._log.seek(0)
