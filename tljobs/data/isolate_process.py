@@ -72,7 +72,7 @@ class Child:
         self._incoming = bytearray()
         self._buffer = bytearray(PIPE_BYTES)
         self._is_writing = False
-        self._timed_out = False
+        self._ended_for: BadImage | None = None
         self.answered = 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
         theirs, self._lifeline = os.pipe()
@@ -115,7 +115,6 @@ class Child:
             self._process.kill()
             self._process.wait()
             raise TljobsError("the decoding process does not start", self._function, self._last_words())
-        self.answered = 0
 
     def send(self, options: bytes, data: bytes) -> None:
         """Puts a request in line; what the pipe does not take now goes on in `receive`."""
@@ -128,17 +127,19 @@ class Child:
         if content is None:
             return None
         try:
-            return _parsed(*content)
-        except (ValueError, KeyError, TypeError):  # nothing that our code would send
-            self._process.kill()
+            answer = _parsed(*content)
+        except (ValueError, KeyError, TypeError):
+            self._end_for(BadImage("decoder_crash", "no answer of ours"))
             return None
+        self.answered += 1
+        return answer
 
     def verdict(self) -> BadImage:
         """Why there was no answer: `decoder_timeout`, `too_large` or `decoder_crash`."""
         self._process.wait()
         status, last_words = self._process.returncode, self._last_words()
-        if self._timed_out:
-            return BadImage("decoder_timeout", f"no answer within {self._limits.wall_s:g} s")
+        if self._ended_for:
+            return self._ended_for
         if status == -signal.SIGPROF:
             return BadImage("decoder_timeout", f"more than {self._limits.cpu_s:g} s of CPU time")
         if status in (OUT_OF_MEMORY, -signal.SIGKILL) or any(text in last_words for text in ALLOCATION_FAILED):
@@ -157,21 +158,23 @@ class Child:
             with contextlib.suppress(OSError):
                 file.close()  # type: ignore[union-attr]
 
+    def _end_for(self, verdict: BadImage) -> None:
+        self._ended_for = verdict
+        self._process.kill()
+
     def _receive(self, timeout_s: float) -> tuple[dict[str, Any], bytes] | None:
         deadline_s = time.monotonic() + timeout_s
         while (content := self._complete()) is None:
             left_s = deadline_s - time.monotonic()
             events = self._poller.poll(max(0.0, left_s) * 1000)
             if not events:
-                self._timed_out = True
-                self._process.kill()
+                self._end_for(BadImage("decoder_timeout", f"no answer within {timeout_s:g} s"))
                 return None
             for descriptor, _ in events:
                 if descriptor == self._requests:
                     self._write()
                 elif not self._read():
                     return None
-        self.answered += 1
         return content
 
     def _complete(self) -> tuple[dict[str, Any], bytes] | None:
