@@ -173,6 +173,8 @@ def _decode_with_pillow(
         )
         if source_format == "png":
             _check_png(data)
+        if source_format in ("png", "gif") and is_cut(data, source_format):  # Pillow overlooks what it need not read
+            raise BadImage("truncated", f"{source_format}: ends before its end marker")
         if source_format != "heif":  # which opens at its primary image, first or not
             image.seek(0)
         image.load()

@@ -110,13 +110,13 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def is_cut(data: bytes, source_format: str) -> bool:
-    """Whether a damaged file is shorter than it says itself."""
+    """Whether a file is shorter than it says itself; for PNG and GIF also when its picture is whole."""
     if source_format == "jpeg":
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # no end of image after the last start of scan
     if source_format == "png":
-        return b"IEND" not in data
+        return b"IEND\xaeB`\x82" not in data  # the last chunk with its check sum
     if source_format == "gif":
-        return not data.rstrip(b"\x00").endswith(b";")
+        return _gif_is_cut(data)
     if source_format == "webp":
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     if source_format == "bmp":
@@ -124,6 +124,28 @@ def is_cut(data: bytes, source_format: str) -> bool:
     if source_format == "tiff":
         return int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big") + 2 > len(data)
     return _boxes_end(data) > len(data)  # avif, heif
+
+
+def _gif_is_cut(data: bytes) -> bool:
+    """Follows the blocks of all frames to the trailer (GIF89a specification, 17 to 27)."""
+
+    def after_colours(position: int, flags: int) -> int:
+        return position + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+
+    def after_sub_blocks(position: int) -> int:
+        while position < len(data) and data[position]:
+            position += data[position] + 1
+        return position + 1
+
+    position = after_colours(13, data[10]) if len(data) > 13 else len(data)
+    while position < len(data):
+        if data[position] == 0x21:  # extension
+            position = after_sub_blocks(position + 2)
+        elif data[position] == 0x2C and position + 9 < len(data):  # image
+            position = after_sub_blocks(after_colours(position + 10, data[position + 9]) + 1)
+        else:
+            return data[position] == 0x2C  # else the trailer, or damage of another kind
+    return True
 
 
 def _boxes_end(data: bytes) -> int:

@@ -25,12 +25,13 @@ __all__ = ["Answer", "Isolated", "Limits", "decode_limits", "shared"]
 MAX_IN_FLIGHT = 16
 MAX_IN_FLIGHT_BYTES = 32 * 2**20
 
-BASE_MEMORY_BYTES = 2 * 2**30  # address space of the interpreter and its libraries, and for a large file itself
-MEMORY_BYTES_PER_PIXEL = 24  # measured: transparency over a background takes 20 at its peak
+BASE_MEMORY_BYTES = 2 * 2**30  # address space: 0.2 GB for the interpreter and its libraries, the rest for large files
+MEMORY_BYTES_PER_PIXEL = 24  # measured: a WebP file with transparency takes 23, other formats less
+DEFAULT_TIMEOUT_S = 60.0  # of CPU time; 100 megapixels take 2 to 5
 WALL_PER_CPU = 4.0  # on a machine that is busy with other things an image takes longer than its CPU time
 
 
-def decode_limits(max_pixels: int, timeout_s: float) -> Limits:
+def decode_limits(max_pixels: int, timeout_s: float = DEFAULT_TIMEOUT_S) -> Limits:
     """Limits for a child that decodes images of up to `max_pixels` in `timeout_s` of CPU time each.
 
     CPU time decides because it does not depend on what else the machine does; the wall clock, WALL_PER_CPU times as

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tljobs.data import isolate
+from tljobs.data.decode import DECODER
 from tljobs.data.formats import BadImage, has_wrong_extension
 from tljobs.data.plan import Hashed, HashReport, HashTask, IndexRow, PlannedImage, Rejected, ShardReport, ShardTask
 from tljobs.data.shards import image_id, shard_bytes, shard_info
@@ -37,8 +38,8 @@ def write_shard(
     endpoint_url: str | None,
     short_side: int,
     max_pixels: int,
-    background: str,
-    decode_timeout_s: float,
+    background: str = DECODER.background,
+    decode_timeout_s: float = isolate.DEFAULT_TIMEOUT_S,
 ) -> ShardReport:
     """Decodes, resizes and encodes the task's images and puts the shard; bad images are left out and reported.
 

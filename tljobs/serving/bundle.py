@@ -48,6 +48,16 @@ class ModelBundle:
         decoded = decode(data, short_side=self.record.stored_short_side, background=self.record.decoder.background)
         return self.view(decoded.pixels)
 
+    @property
+    def view_options(self) -> dict[str, Any]:
+        """What makes `pixels` of this model, as options of tljobs.data.foreign.network_view."""
+        return {
+            "short_side": self.record.stored_short_side,
+            "crop_size": self.record.crop_size,
+            "image_size": self.record.image_size,
+            "background": self.record.decoder.background,
+        }
+
     def view(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The network's view, uint8 (s, s, 3), of pixels with the short side that the dataset stores."""
         return eval_view(stored, crop_size=self.record.crop_size, image_size=self.record.image_size)
