@@ -155,7 +155,7 @@ def _jpeg_reason(message: str, data: bytes) -> Reason:
 def _decode_with_pillow(
     data: bytes, source_format: str, short_side: int | None, max_pixels: int, background: str
 ) -> Decoded:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # `max_pixels` holds instead: Pillow's own limit is one for the whole process
     try:
@@ -184,8 +184,10 @@ def _decode_with_pillow(
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise many types on damaged bytes
-        cut = "truncated" in str(error).lower() or is_cut(data, source_format)
-        raise BadImage("truncated" if cut else "corrupt", f"{source_format}: {error}"[:200]) from error
+        # Pillow names the object in memory here, which is another one each time.
+        text = "no readable header" if isinstance(error, UnidentifiedImageError) else str(error)
+        cut = "truncated" in text.lower() or is_cut(data, source_format)
+        raise BadImage("truncated" if cut else "corrupt", f"{source_format}: {text}"[:200]) from error
     if source_format != "tiff":  # Pillow turns TIFF by itself while loading
         pixels = upright(pixels, orientation)
     height_px, width_px = pixels.shape[:2]
