@@ -13,6 +13,7 @@ The process ends with its parent, however that ends: LIFELINE is a pipe that the
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib
 import json
 import mmap
@@ -84,7 +85,7 @@ def _serve(pipes: _Pipes, work: Work, finished: mmap.mmap, cpu_s: float) -> None
     count, sent, sent_s = 0, 0, time.monotonic()
     while len(header := pipes.read(HEADER.size)) == HEADER.size:
         options_bytes, data_bytes = HEADER.unpack(header)
-        options = json.loads(pipes.read(options_bytes))
+        options = _options(pipes.read(options_bytes))
         data = pipes.read(data_bytes)
         # Without a handler SIGPROF ends the process, also while a decoder runs that never returns to Python. The timer
         # is not stopped after the image: waiting takes no CPU time.
@@ -96,6 +97,12 @@ def _serve(pipes: _Pipes, work: Work, finished: mmap.mmap, cpu_s: float) -> None
         if count - sent >= MAX_UNSENT or now_s - sent_s > MAX_UNSENT_S or not pipes.has_request():
             pipes.answers.flush()
             sent, sent_s = count, now_s
+
+
+@functools.lru_cache(maxsize=1)  # mostly the same as before
+def _options(text: bytes) -> dict[str, Any]:
+    options: dict[str, Any] = json.loads(text)
+    return options
 
 
 def _answer(work: Work, data: bytes, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

@@ -46,6 +46,7 @@ def test_items_larger_than_every_pipe_go_both_ways(isolated: Isolated) -> None:
     assert [answer.body for answer in isolated.map(items, {}) if isinstance(answer, Answer)] == items
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason", "detail"),
     [
@@ -70,6 +71,7 @@ def test_only_the_image_that_it_had_is_lost(isolated: Isolated, kind: bytes, rea
     assert [answer.body for answer in answers if isinstance(answer, Answer)] == items[:17] + items[18:]
 
 
+@pytest.mark.slow
 def test_a_child_that_sleeps_is_ended_by_the_clock() -> None:
     with Isolated(WORK, Limits(memory_bytes=2**30, cpu_s=30.0, wall_s=0.5)) as isolated:
         with pytest.raises(BadImage, match=r"decoder_timeout: no answer within 0\.5 s"):
@@ -92,6 +94,7 @@ def test_prints_of_libraries_do_not_disturb_the_answers(isolated: Isolated) -> N
     assert outcomes(isolated, [b"p", b"1", b"p"]) == ["p", "1", "p"]
 
 
+@pytest.mark.slow
 def test_a_child_that_is_ended_from_outside_costs_no_image(isolated: Isolated) -> None:
     def ending() -> Iterator[bytes]:
         for number in range(60):
@@ -104,6 +107,7 @@ def test_a_child_that_is_ended_from_outside_costs_no_image(isolated: Isolated) -
     assert [answer.body for answer in answers if isinstance(answer, Answer)] == [b"%03d" % n for n in range(60)]
 
 
+@pytest.mark.slow
 def test_one_child_serves_all_calls_and_ends_at_the_end() -> None:
     with Isolated(WORK, LIMITS) as isolated:
         assert isolated.pid is None
@@ -112,6 +116,7 @@ def test_one_child_serves_all_calls_and_ends_at_the_end() -> None:
     assert not psutil.pid_exists(pids.pop())
 
 
+@pytest.mark.slow
 def test_half_taken_answers_are_not_given_to_the_next_caller() -> None:
     with Isolated(WORK, LIMITS) as isolated:
         first = isolated.map([b"%03d" % number for number in range(20)], {})
@@ -120,6 +125,7 @@ def test_half_taken_answers_are_not_given_to_the_next_caller() -> None:
         assert isolated.call(b"999", {}).body == b"999"
 
 
+@pytest.mark.slow
 def test_it_sees_no_secrets_and_no_heavy_library(isolated: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with Isolated("isolated_work:misbehave", LIMITS) as fresh:
@@ -128,6 +134,7 @@ def test_it_sees_no_secrets_and_no_heavy_library(isolated: Isolated, monkeypatch
     assert set(seen["modules"]) & {"ray", "tensorflow", "keras", "pyarrow", "boto3", "streamlit"} == set()
 
 
+@pytest.mark.slow
 def test_it_ends_with_its_parent_even_while_it_hangs() -> None:
     script = """
 import os, sys, threading, time
@@ -148,6 +155,7 @@ os._exit(1)
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_function_that_is_not_there_is_an_error_of_its_own() -> None:
     with Isolated("isolated_work:nothing", LIMITS) as isolated:
         with pytest.raises(TljobsError, match=r"does not start.*isolated_work:nothing.*no attribute 'nothing'"):
