@@ -89,7 +89,10 @@ class Isolated:
         return answer
 
     def map(self, items: Iterable[bytes | BadImage], options: Mapping[str, Any]) -> Iterator[Answer | BadImage]:
-        """An answer per item, in order; several are in flight at a time. An item that is a BadImage stays one."""
+        """An answer per item, in order; several are in flight at a time. An item that is a BadImage stays one.
+
+        Other calls wait until all answers are taken, or the iterator is closed.
+        """
         encoded = json.dumps(dict(options)).encode()
         pending: deque[_Request] = deque()
         in_flight_bytes = 0
@@ -149,8 +152,13 @@ class Isolated:
 
     def _started(self) -> Child:
         if self._child is None:
-            self._child = Child(self._function, self._limits)
-            self._child.wait_until_ready()
+            child = Child(self._function, self._limits)
+            try:
+                child.wait_until_ready()
+            except BaseException:
+                child.close()
+                raise
+            self._child = child
         return self._child
 
     def _end(self) -> None:
