@@ -70,6 +70,7 @@ class _Pipes:
 def main(function: str, lifeline: int, progress: int, memory_bytes: int, cpu_s: float) -> int:
     """Serves until stdin ends; returns the exit status."""
     pipes = _take_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too, but its parent decides
     _end_with(lifeline)
     _limit_process(memory_bytes)
     finished = mmap.mmap(progress, PROGRESS.size)
