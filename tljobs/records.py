@@ -79,10 +79,12 @@ class FileInfo(Part):
 
 
 class DecoderId(Part):
-    """Which code turned bytes into pixels; a model refuses another one."""
+    """Which code turned bytes into pixels; a model refuses another one. `background` is the colour under transparent
+    pixels, as #rrggbb."""
 
     id: str
     version: int
+    background: str = "#ffffff"
 
 
 # ---------------------------------------------------------------------------------------------------- datasets
@@ -113,7 +115,8 @@ class StagedSource(Record):
 
 class DatasetManifest(Record):
     """The commit of a dataset version. `image_size` is the network input (pixels, square) it was prepared for;
-    images are stored with their shorter side `stored_short_side` pixels."""
+    images are stored with their shorter side `stored_short_side` pixels. `converted` counts accepted images by what was
+    done to them: see tljobs.data.decode.Decoded."""
 
     name: str
     version: str
@@ -131,6 +134,7 @@ class DatasetManifest(Record):
     audit: FileInfo | None = None
     rejected_count: int
     rejected_reasons: dict[str, int]
+    converted: dict[str, int] = Field(default_factory=dict)
     duplicates: int
     ignored: tuple[str, ...]
     ignored_count: int

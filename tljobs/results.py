@@ -23,6 +23,7 @@ class PrepareResult(Result):
     classes: list[str]
     images: dict[str, int]
     rejected: int
+    converted: dict[str, int] = Field(default_factory=dict)
     duplicates: int
     reused: bool
 

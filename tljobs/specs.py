@@ -80,6 +80,10 @@ class PrepareSpec(Spec):
         (), description="Publish in spite of leakage between given splits, or of many label conflicts; repeatable."
     )
     max_pixels: int = Field(100_000_000, ge=1, description="Images with more pixels are rejected unread.")
+    background: str = Field("#ffffff", description="Colour under transparent pixels: a name, or #rrggbb.")
+    decode_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="Images that take more seconds of CPU time to decode are rejected."
+    )
     shard_images: int = Field(2048, ge=64, description="Images per shard.")
 
     @field_validator("classes", mode="before")
@@ -93,6 +97,17 @@ class PrepareSpec(Spec):
         if self.label_separator and len(self.label_column or ()) > 1:
             raise ValueError("label_separator needs one label_column; several are columns of 0 and 1")
         return self
+
+    @field_validator("background")
+    @classmethod
+    def _background_is_a_colour(cls, text: str) -> str:
+        from PIL import ImageColor
+
+        try:
+            red, green, blue = ImageColor.getcolor(text, "RGB")  # type: ignore[misc]
+        except ValueError as error:
+            raise ValueError("a colour such as white, or '#ff8800'") from error
+        return f"#{red:02x}{green:02x}{blue:02x}"
 
     @field_validator("split")
     @classmethod

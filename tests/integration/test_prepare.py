@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from images import jpeg_bytes, make_class_folders
+from PIL import Image
 from s3_server import S3Server
 
 from tljobs import layout
@@ -179,6 +180,25 @@ def test_bad_images_are_rejected_with_reasons_and_the_rest_is_kept(source: Path,
     assert_consistent(store, manifest)
     with pytest.raises(InputRefused, match="4 of 181"):
         prepare(spec(source, max_rejected=0.015), store, Silent())
+
+
+def test_conversions_are_counted_and_the_background_goes_into_the_decoder(source: Path, store: LocalStore) -> None:
+    Image.new("RGBA", (50, 40), (9, 9, 9, 0)).save(source / "a/clear.jpg", "PNG")
+    Image.new("CMYK", (50, 40), (9, 99, 9, 0)).save(source / "b/ink.jpg", "JPEG")
+    result = made(spec(source, background="black"), store)
+    manifest = open_dataset(store, "small")
+    assert result.converted == manifest.converted == {"cmyk": 1, "transparent": 1, "wrong_extension": 1}
+    assert manifest.decoder.background == "#000000"
+    rows = {Path(row["uri"]).name: row["converted"] for row in dataset_index(store, manifest).to_pylist()}
+    assert (rows["clear.jpg"], rows["ink.jpg"], rows["0001.jpg"]) == (["transparent", "wrong_extension"], ["cmyk"], [])
+
+
+def test_an_image_that_takes_too_long_costs_itself_only(source: Path, store: LocalStore) -> None:
+    Image.new("RGBA", (8000, 8000)).save(source / "a/slow.png", compress_level=1)
+    result = made(spec(source, max_rejected=0.05, decode_timeout_s=0.4), store)
+    assert (result.rejected, sum(result.images.values())) == (1, PER_CLASS * len(CLASSES))
+    (row,) = dataset_rejected(store, open_dataset(store, "small")).to_pylist()
+    assert (Path(row["uri"]).name, row["reason"]) == ("slow.png", "decoder_timeout")
 
 
 @pytest.mark.parametrize("bad", [b"", b"no image"], ids=["found while hashing", "found while decoding"])

@@ -32,6 +32,20 @@ def test_a_split_of_three_percentages_is_taken(split: str) -> None:
     assert PrepareSpec(source="s", name="n", split=split).split == split
 
 
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [("white", "#ffffff"), ("#FF8800", "#ff8800"), ("#f80", "#ff8800"), ("rgb(1, 2, 3)", "#010203")],
+)
+def test_a_background_is_kept_as_its_red_green_and_blue(asked: str, stored: str) -> None:
+    assert PrepareSpec(source="s", name="n", background=asked).background == stored
+
+
+@pytest.mark.parametrize("asked", ["whitish", "#ff", "", "255,255,255"])
+def test_a_background_that_is_no_colour_is_refused(asked: str) -> None:
+    with pytest.raises(ValidationError, match="a colour such as"):
+        PrepareSpec(source="s", name="n", background=asked)
+
+
 @pytest.mark.parametrize("split", ["80/10", "80/10/20", "80,10,10", "80/10/-10", "33.3/33.3/33.4", "", "1e1/80/10"])
 def test_any_other_split_is_refused(split: str) -> None:
     with pytest.raises(ValidationError, match="add up to 100"):

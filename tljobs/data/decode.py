@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tljobs.data import jpeg
-from tljobs.data.formats import BadImage, Reason, is_cut, sniff
+from tljobs.data.formats import BadImage, Reason, is_cut, sniff, webp_size
 from tljobs.data.pixels import (
     Pixels,
     centre_crop,
@@ -50,7 +50,6 @@ DECODER = DecoderId(id="tljobs-decode", version=1)
 DEFAULT_MAX_PIXELS = 100_000_000
 MIN_SIDE_PX = 8
 MAX_ASPECT = 20
-WHITE = (255, 255, 255, 255)
 PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 GREY_16_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 TIFF_BITS_PER_SAMPLE = 258
@@ -61,8 +60,9 @@ class Decoded:
     """An upright image. `pixels` is uint8 (height, width, 3), RGB.
 
     `width_px` and `height_px` are those of the original after rotation, before any resize. `mode` is how colours were
-    stored, in Pillow's terms; `rotated` tells that EXIF asked for a rotation or flip, `animated` that only the first
-    of several frames or pages was taken.
+    stored, in Pillow's terms. `conversions` says what was done beyond decoding: `rotated` as EXIF asks, `first_frame`
+    taken of several frames or pages, `cmyk` made RGB, `sixteen_bit` samples scaled to eight, `transparent` pixels laid
+    on the background.
     """
 
     pixels: Pixels
@@ -70,17 +70,23 @@ class Decoded:
     height_px: int
     source_format: str
     mode: str
-    rotated: bool
-    animated: bool
+    conversions: tuple[str, ...]
 
 
-def decode(data: bytes, *, short_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
+def decode(
+    data: bytes,
+    *,
+    short_side: int | None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    background: str = DECODER.background,
+) -> Decoded:
     """Decodes an image file.
 
     Args:
-        data: the bytes of a JPEG, PNG, GIF, WebP, BMP, TIFF or AVIF file.
+        data: the bytes of a JPEG, PNG, GIF, WebP, BMP, TIFF or AVIF file, or HEIF where pillow-heif is installed.
         short_side: length in pixels that the shorter side is resized to; None keeps the size.
         max_pixels: images with more pixels are refused by their header.
+        background: the colour under transparent pixels, #rrggbb.
 
     Raises:
         BadImage: the bytes are damaged, no image, or an image that is not accepted. Nothing is ever invented for
@@ -91,7 +97,7 @@ def decode(data: bytes, *, short_side: int | None, max_pixels: int = DEFAULT_MAX
     try:
         if source_format == "jpeg":
             return _decode_jpeg(data, short_side, max_pixels)
-        return _decode_with_pillow(data, source_format, short_side, max_pixels)
+        return _decode_with_pillow(data, source_format, short_side, max_pixels, background)
     except MemoryError as error:
         raise BadImage("too_large", "does not fit into memory") from error
 
@@ -118,8 +124,7 @@ def _decode_jpeg(data: bytes, short_side: int | None, max_pixels: int) -> Decode
         height_px=height_px,
         source_format="jpeg",
         mode={1: "L", 4: "CMYK"}.get(header.components, "RGB"),
-        rotated=header.orientation > 1,
-        animated=False,
+        conversions=_conversions(rotated=header.orientation > 1, cmyk=header.components == 4),
     )
 
 
@@ -147,26 +152,42 @@ def _jpeg_reason(message: str, data: bytes) -> Reason:
 # ---------------------------------------------------------------------------------------------- other formats
 
 
-def _decode_with_pillow(data: bytes, source_format: str, short_side: int | None, max_pixels: int) -> Decoded:
-    from PIL import Image
+def _decode_with_pillow(
+    data: bytes, source_format: str, short_side: int | None, max_pixels: int, background: str
+) -> Decoded:
+    from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # `max_pixels` holds instead: Pillow's own limit is one for the whole process
     try:
-        image = Image.open(io.BytesIO(data), formats=(source_format.upper(),))
+        if source_format == "webp":
+            _check_size(*webp_size(data), max_pixels)  # opening it takes the memory already
+        image = _opened(data, source_format)
         _check_size(*image.size, max_pixels)
-        mode, animated, orientation = image.mode, bool(getattr(image, "is_animated", False)), _orientation(image)
+        mode, orientation = image.mode, _orientation(image)
+        conversions = _conversions(
+            rotated=orientation > 1,
+            first_frame=bool(getattr(image, "is_animated", False)),
+            cmyk=mode == "CMYK",
+            sixteen_bit=mode in GREY_16_MODES or _has_16_bit_colours(image),
+            transparent=image.has_transparency_data,
+        )
         if source_format == "png":
             _check_png(data)
-        image.seek(0)
+        if source_format in ("png", "gif") and is_cut(data, source_format):  # Pillow overlooks what it need not read
+            raise BadImage("truncated", f"{source_format}: ends before its end marker")
+        if source_format != "heif":  # which opens at its primary image, first or not
+            image.seek(0)
         image.load()
-        pixels = _rgb(image)
+        pixels = _rgb(image, background)
     except BadImage:
         raise
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise many types on damaged bytes
-        cut = "truncated" in str(error).lower() or is_cut(data, source_format)
-        raise BadImage("truncated" if cut else "corrupt", f"{source_format}: {error}"[:200]) from error
+        # Pillow names the object in memory here, which is another one each time.
+        text = "no readable header" if isinstance(error, UnidentifiedImageError) else str(error)
+        cut = "truncated" in text.lower() or is_cut(data, source_format)
+        raise BadImage("truncated" if cut else "corrupt", f"{source_format}: {text}"[:200]) from error
     if source_format != "tiff":  # Pillow turns TIFF by itself while loading
         pixels = upright(pixels, orientation)
     height_px, width_px = pixels.shape[:2]
@@ -176,9 +197,23 @@ def _decode_with_pillow(data: bytes, source_format: str, short_side: int | None,
         height_px=height_px,
         source_format=source_format,
         mode=mode,
-        rotated=orientation > 1,
-        animated=animated,
+        conversions=conversions,
     )
+
+
+def _opened(data: bytes, source_format: str) -> PillowImage.Image:
+    from PIL import Image
+
+    if source_format == "heif":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return Image.open(io.BytesIO(data), formats=(source_format.upper(),))
+
+
+def _has_16_bit_colours(image: PillowImage.Image) -> bool:
+    """Whether an image that is not loaded yet has samples of which Pillow takes the high byte."""
+    return any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def _orientation(image: PillowImage.Image) -> int:
@@ -196,8 +231,8 @@ def _check_png(data: bytes) -> None:
     Image.open(io.BytesIO(data), formats=("PNG",)).verify()
 
 
-def _rgb(image: PillowImage.Image) -> Pixels:
-    """A loaded image as uint8 (height, width, 3): grey repeated, 16 bits scaled to 8, transparency over white."""
+def _rgb(image: PillowImage.Image, background: str) -> Pixels:
+    """A loaded image as uint8 (height, width, 3): grey repeated, 16 bits scaled to 8, transparency over a colour."""
     from PIL import Image
 
     if image.mode in GREY_16_MODES:
@@ -207,7 +242,7 @@ def _rgb(image: PillowImage.Image) -> Pixels:
     if image.mode not in PLAIN_MODES:
         raise BadImage("unsupported", f"colours stored as {image.mode}")
     if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, WHITE)
+        canvas = Image.new("RGBA", image.size, background)
         canvas.alpha_composite(image.convert("RGBA"))
         image = canvas
     return np.array(image.convert("RGB"))
@@ -221,6 +256,10 @@ def _check_16_bits(image: PillowImage.Image) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- both paths
+
+
+def _conversions(**done: bool) -> tuple[str, ...]:
+    return tuple(name for name, is_done in done.items() if is_done)
 
 
 def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:

@@ -10,8 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tljobs.data.decode import DECODER
-from tljobs.data.plan import IndexRow, ShardTask, Stored, stored_short_side
+from tljobs.data.plan import IndexRow, ShardTask, Stored, decoder_of, stored_short_side
 from tljobs.data.shards import read_row_group, verify_shard
 from tljobs.errors import InputRefused, NotFound
 from tljobs.records import DatasetManifest, ShardInfo, Split
@@ -60,7 +59,7 @@ class Earlier:
 
     def _stores_alike(self, spec: PrepareSpec) -> bool:
         return (
-            self.manifest.decoder == DECODER
+            self.manifest.decoder == decoder_of(spec)
             and self.manifest.stored_short_side == stored_short_side(spec.image_size)
             and self.manifest.request.get("max_pixels") == spec.max_pixels
         )

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from tljobs import layout
 from tljobs.data.decode import DECODER
+from tljobs.data.formats import heif_is_installed
 from tljobs.data.probe import Inspected
 from tljobs.data.sources import Listing
 from tljobs.data.split import Image
 from tljobs.errors import InputRefused
-from tljobs.records import SPLITS, Part, ShardInfo, Split, Task
+from tljobs.records import SPLITS, DecoderId, Part, ShardInfo, Split, Task
 from tljobs.specs import PrepareSpec
 
 if TYPE_CHECKING:
@@ -91,11 +92,13 @@ class ShardTask(Part):
 
 
 class IndexRow(PlannedImage):
-    """An image as it was written; its row is its place in the report. Sizes are the original's, upright."""
+    """An image as it was written; its row is its place in the report. Sizes are the original's, upright. `converted`
+    says what was done to it: the conversions of tljobs.data.decode.Decoded, and `wrong_extension`."""
 
     width_px: int
     height_px: int
     source_format: str
+    converted: tuple[str, ...] = ()
 
 
 class ShardReport(Part):
@@ -148,13 +151,20 @@ def stored_short_side(image_size: int) -> int:
     return -(-image_size * 8 // 7)
 
 
+def decoder_of(spec: PrepareSpec) -> DecoderId:
+    """The decoder as the spec sets it: what manifest and model name."""
+    return DECODER.model_copy(update={"background": spec.background})
+
+
 def dataset_version(spec: PrepareSpec, classes: Sequence[str], placed: Sequence[Placed]) -> str:
     """A version that changes with everything that changes the shards, and with nothing else: not with the names or
     the place of the files, not with the number of workers."""
     content = {
-        "decoder": DECODER.model_dump(),
+        "decoder": decoder_of(spec).model_dump(),
+        "heif": heif_is_installed(),
         "image_size": spec.image_size,
         "max_pixels": spec.max_pixels,
+        "decode_timeout_s": spec.decode_timeout_s,
         "split": spec.split,
         "seed": spec.seed,
         "shard_images": spec.shard_images,

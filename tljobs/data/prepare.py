@@ -189,6 +189,8 @@ def _write_shards(
         endpoint_url=endpoint_url,
         short_side=planning.stored_short_side(plan.spec.image_size),
         max_pixels=plan.spec.max_pixels,
+        background=plan.spec.background,
+        decode_timeout_s=plan.spec.decode_timeout_s,
     )
     reports: list[ShardReport] = []
     done, bad = 0, len(plan.rejected)

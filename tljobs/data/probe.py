@@ -31,9 +31,9 @@ Grey = npt.NDArray[np.int64]
 class Probe(Part):
     """An image in brief.
 
-    `width_px`, `height_px`, `mode`, `rotated` and `animated` are as in Decoded. `phash` is the perceptual hash, an
-    unsigned 64-bit number; `brightness` the mean luma, 0 to 255; `blank` tells that all pixels are about the same;
-    `border_share` is the share of the area, 0 to 1, in plain bars along the edges.
+    `width_px`, `height_px` and `mode` are as in Decoded, `rotated` and `animated` its conversions. `phash` is the
+    perceptual hash, an unsigned 64-bit number; `brightness` the mean luma, 0 to 255; `blank` tells that all
+    pixels are about the same; `border_share` is the share of the area, 0 to 1, in plain bars along the edges.
     """
 
     source_format: str
@@ -80,8 +80,8 @@ def summary(decoded: Decoded) -> Probe:
         width_px=decoded.width_px,
         height_px=decoded.height_px,
         mode=decoded.mode,
-        rotated=decoded.rotated,
-        animated=decoded.animated,
+        rotated="rotated" in decoded.conversions,
+        animated="first_frame" in decoded.conversions,
         phash=perceptual_hash(pixels),
         brightness=round(float(grey.mean()), 2),
         blank=_is_blank(pixels, grey),

@@ -17,7 +17,6 @@ import pyarrow as pa
 from tljobs import layout
 from tljobs.data import plan as planning
 from tljobs.data.audit import audit_files
-from tljobs.data.decode import DECODER
 from tljobs.data.files import probes, with_rejected
 from tljobs.data.plan import DatasetPlan, Rejected, ShardReport
 from tljobs.data.shards import INDEX_SCHEMA, REJECTED_SCHEMA, for_task, image_id, label_value, table_bytes
@@ -129,13 +128,14 @@ def _manifest(
         classes_sha256=classes_digest(listing.classes),
         image_size=spec.image_size,
         stored_short_side=planning.stored_short_side(spec.image_size),
-        decoder=DECODER,
+        decoder=planning.decoder_of(spec),
         splits={split: _split_info(split, reports, len(listing.classes)) for split in SPLITS},
         index=index,
         rejected=refused,
         audit=audit,
         rejected_count=len(rejected),
         rejected_reasons=dict(sorted(Counter(each.reason for each in rejected).items())),
+        converted=_converted(reports),
         duplicates=plan.duplicates,
         ignored=listing.ignored[:LISTED_IGNORED],
         ignored_count=len(listing.ignored),
@@ -144,6 +144,10 @@ def _manifest(
         created_utc=now_utc(),
         token=new_token(),
     )
+
+
+def _converted(reports: Sequence[ShardReport]) -> dict[str, int]:
+    return dict(sorted(Counter(each for report in reports for row in report.rows for each in row.converted).items()))
 
 
 def _split_info(split: Split, reports: Sequence[ShardReport], classes: int) -> SplitInfo:
@@ -221,6 +225,7 @@ def _result(
         classes=list(manifest.classes),
         images=images,
         rejected=manifest.rejected_count,
+        converted=manifest.converted,
         duplicates=manifest.duplicates,
         reused=reused,
         made=f"dataset {manifest.name} version {manifest.version} in {store.uri}: {counts}{remark}",

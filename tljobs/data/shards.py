@@ -37,6 +37,7 @@ PROBE_COLUMNS = [
     ("border_share", pa.float32()),
 ]
 # One row per image. Sizes are the original's, upright; `shard` counts the shards of the split, `row` the shard's rows.
+# `converted` is what was done to the image: see tljobs.data.plan.IndexRow.
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -50,6 +51,7 @@ INDEX_SCHEMA = pa.schema(
         ("row", pa.int32()),
         ("source_format", pa.string()),
         *PROBE_COLUMNS,
+        ("converted", pa.list_(pa.string())),
     ]
 )
 # One row per rejected file; `label` is the class name, `reason` a code.

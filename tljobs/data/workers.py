@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tljobs.data.decode import BadImage, decode, encode_jpeg, encode_png
+from tljobs.data import isolate
+from tljobs.data.decode import DECODER
 from tljobs.data.earlier import IDENTITY, read_stored
+from tljobs.data.formats import BadImage, has_wrong_extension
 from tljobs.data.plan import (
     HashReport,
     HashTask,
@@ -44,29 +46,47 @@ def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int, max_
 
 
 def write_shard(
-    task: ShardTask, *, store: Store, endpoint_url: str | None, short_side: int, max_pixels: int
+    task: ShardTask,
+    *,
+    store: Store,
+    endpoint_url: str | None,
+    short_side: int,
+    max_pixels: int,
+    background: str = DECODER.background,
+    decode_timeout_s: float = isolate.DEFAULT_TIMEOUT_S,
 ) -> ShardReport:
     """Decodes, resizes and encodes the task's images and puts the shard; bad images are left out and reported.
 
-    Raises what the store raises.
+    A child process does it, one for all tasks of this process. Raises what the store raises, and TljobsError when the
+    child does not start.
     """
     rows: list[IndexRow] = []
     stored: list[bytes] = []
     rejected: list[Rejected] = []
     copies = read_stored(store, task)
-    files = _read_ahead([image.address for image in task.images if image.sha256 not in copies], endpoint_url)
+    fresh = [image for image in task.images if image.sha256 not in copies]
+    contents = _read_ahead([image.address for image in fresh], endpoint_url)
+    unchanged = (_unchanged(image, data) for image, data in zip(fresh, contents, strict=True))
+    decoder = isolate.shared("tljobs.data.foreign:stored_form", isolate.decode_limits(max_pixels, decode_timeout_s))
+    options = {
+        "lossy": task.split == "train",
+        "short_side": short_side,
+        "max_pixels": max_pixels,
+        "background": background,
+    }
+    answers = decoder.map(unchanged, options)
     for image in task.images:
-        try:
-            if image.stored and image.sha256 in copies:
-                row, encoded = _copied(image, image.stored), copies[image.sha256]
-            else:
-                row, encoded = _encoded(image, next(files), task.split == "train", short_side, max_pixels)
-        except BadImage as error:
+        if image.stored and image.sha256 in copies:
+            rows.append(_copied(image, image.stored))
+            stored.append(copies[image.sha256])
+            continue
+        answer = next(answers)
+        if isinstance(answer, BadImage):
             indices = "|".join(map(str, image.labels))
-            rejected.append(Rejected(uri=image.uri, label=indices, reason=error.reason, detail=error.detail))
+            rejected.append(Rejected(uri=image.uri, label=indices, reason=answer.reason, detail=answer.detail))
         else:
-            rows.append(row)
-            stored.append(encoded)
+            rows.append(_index_row(image, answer))
+            stored.append(answer.body)
     shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.labels for row in rows], task.task)
     store.put(task.key, shard)
     return ShardReport(
@@ -83,21 +103,17 @@ def _copied(image: PlannedImage, stored: Stored) -> IndexRow:
     return IndexRow(**stored.known | image.model_dump(include=IDENTITY))
 
 
-def _encoded(
-    image: PlannedImage, data: bytes | BadImage, lossy: bool, short_side: int, max_pixels: int
-) -> tuple[IndexRow, bytes]:
-    if isinstance(data, BadImage):
-        raise data
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise BadImage("unreadable", "the file changed while the dataset was prepared")
-    decoded = decode(data, short_side=short_side, max_pixels=max_pixels)
-    row = IndexRow(
-        **image.model_dump(include=IDENTITY),
-        width_px=decoded.width_px,
-        height_px=decoded.height_px,
-        source_format=decoded.source_format,
-    )
-    return row, encode_jpeg(decoded.pixels) if lossy else encode_png(decoded.pixels)
+def _unchanged(image: PlannedImage, data: bytes | BadImage) -> bytes | BadImage:
+    if isinstance(data, bytes) and hashlib.sha256(data).hexdigest() != image.sha256:
+        return BadImage("unreadable", "the file changed while the dataset was prepared")
+    return data
+
+
+def _index_row(image: PlannedImage, answer: isolate.Answer) -> IndexRow:
+    row = IndexRow(**image.model_dump(include=IDENTITY), **answer.fields)
+    if not has_wrong_extension(image.uri, row.source_format):
+        return row
+    return row.model_copy(update={"converted": (*row.converted, "wrong_extension")})
 
 
 def _inspected(data: bytes | BadImage, max_pixels: int) -> Inspected:

@@ -46,7 +46,18 @@ class ModelBundle:
 
     def pixels(self, data: bytes) -> NDArray[np.uint8]:
         """The network's view of an image file: uint8 RGB (s, s, 3). Raises BadImage with a reason code."""
-        return self.view(decode(data, short_side=self.record.stored_short_side).pixels)
+        decoded = decode(data, short_side=self.record.stored_short_side, background=self.record.decoder.background)
+        return self.view(decoded.pixels)
+
+    @property
+    def view_options(self) -> dict[str, Any]:
+        """What makes `pixels` of this model, as options of tljobs.data.foreign.network_view."""
+        return {
+            "short_side": self.record.stored_short_side,
+            "crop_size": self.record.crop_size,
+            "image_size": self.record.image_size,
+            "background": self.record.decoder.background,
+        }
 
     def view(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The network's view, uint8 (s, s, 3), of pixels with the short side that the dataset stores."""
@@ -141,7 +152,7 @@ def check_record(record: ModelRecord, where: str) -> None:
         raise InputRefused(
             "the labels or their order were changed after training", where, "Restore model.json, or export again"
         )
-    if record.decoder != DECODER:
+    if (record.decoder.id, record.decoder.version) != (DECODER.id, DECODER.version):
         raise InputRefused(
             f"the model was trained on images of decoder {record.decoder.id} version {record.decoder.version},"
             f" and this tljobs decodes with {DECODER.id} version {DECODER.version}",

@@ -1,7 +1,7 @@
 """Labels for many images: a model and names of files in, one row per file out, in the order of the inputs.
 
-Files are read and decoded by threads a bounded number ahead of the network; nothing grows with the number of images
-but the list of their names.
+Files are read by threads and decoded in processes of their own, a bounded number ahead of the network; nothing grows
+with the number of images but the list of their names.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tljobs.serving.bundle import BATCH_IMAGES, RECORD_FILE, ModelBundle, open_b
 from tljobs.serving.inputs import InputFile, find_inputs
 from tljobs.serving.lookahead import chunks, decode_threads, map_ahead
 from tljobs.serving.rows import check_output
+from tljobs.serving.views import IsolatedViews
 from tljobs.specs import PredictSpec
 from tljobs.store import Store
 
@@ -70,17 +71,17 @@ def predict_files(
 ) -> Iterator[PredictionRow]:
     """One row per file, in order; at most LOOK_AHEAD_IMAGES decoded images are in memory."""
     done = 0
-    with ThreadPoolExecutor(decode_threads()) as pool:
-        loaded = map_ahead(pool, lambda file: _load(bundle, file), files, LOOK_AHEAD_IMAGES)
+    with IsolatedViews(bundle.view_options, len(files)) as views, ThreadPoolExecutor(decode_threads()) as pool:
+        loaded = map_ahead(pool, lambda file: _load(views, file), files, LOOK_AHEAD_IMAGES)
         for chunk in chunks(loaded, BATCH_IMAGES):
             yield from _rows(bundle, chunk, top_k)
             done += len(chunk)
             reporter.progress("predict", done, len(files))
 
 
-def _load(bundle: ModelBundle, file: InputFile) -> Loaded:
+def _load(views: IsolatedViews, file: InputFile) -> Loaded:
     try:
-        return file, bundle.pixels(file.read())
+        return file, views.view(file.read())
     except BadImage as error:
         return file, PredictionRow(input=file.name, status=error.reason)
 

@@ -12,7 +12,6 @@ import safetensors.numpy
 
 from tljobs import layout
 from tljobs.backbones.registry import backbone
-from tljobs.data.decode import DECODER
 from tljobs.evaluation import report as reports
 from tljobs.evaluation.evaluate import evaluate_bundle
 from tljobs.progress import Silent
@@ -54,7 +53,7 @@ def _draft(store: Store, manifest: DatasetManifest, run: str, spec: TrainSpec, f
         task=manifest.task,
         classes=manifest.classes,
         classes_sha256=manifest.classes_sha256,
-        decoder=DECODER,
+        decoder=manifest.decoder,
         stored_short_side=manifest.stored_short_side,
         crop_size=manifest.image_size,
         image_size=make_plan(spec, manifest).image_size,

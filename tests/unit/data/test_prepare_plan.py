@@ -100,6 +100,8 @@ def test_the_version_changes_with_what_changes_the_shards_and_with_nothing_else(
         plan(images, split="70/20/10"),
         plan(images, shard_images=65),
         plan(images, max_pixels=1000),
+        plan(images, background="black"),
+        plan(images, decode_timeout_s=5),
     ]
     assert len({each.version for each in different} - {version}) == len(different)
 

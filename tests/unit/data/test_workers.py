@@ -105,6 +105,31 @@ def test_bad_images_are_left_out_and_reported(photos: list[Path], tmp_path: Path
     assert read_row_group(store, report.info, 0)[0] == [row.sha256[:32] for row in report.rows]
 
 
+def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "Übung Nr. 1 – 写真.JPG"
+    Image.new("RGBA", (60, 50), (255, 0, 0, 0)).save(path, "PNG")
+    task = ShardTask(key=KEY.format("val"), split="val", shard=0, task="single-label", images=planned([path]))
+    store = LocalStore(tmp_path / "store")
+    report = write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000, background="#0000ff")
+    assert report.rows[0].converted == ("transparent", "wrong_extension")
+    assert (decode_stored(read_row_group(store, report.info, 0)[1][0]) == (0, 0, 255)).all()
+
+
+def test_an_image_that_takes_too_long_is_left_out(photos: list[Path], tmp_path: Path) -> None:
+    images = planned(photos[:3])
+    task = ShardTask(key=KEY.format("train"), split="train", shard=0, task="single-label", images=images)
+    report = write_shard(
+        task,
+        store=LocalStore(tmp_path / "store"),
+        endpoint_url=None,
+        short_side=2048,
+        max_pixels=10_000,
+        decode_timeout_s=0.001,
+    )
+    assert [each.reason for each in report.rejected] == ["decoder_timeout"] * 3
+    assert report.rows == ()
+
+
 def test_writing_again_gives_the_same_bytes(photos: list[Path], tmp_path: Path) -> None:
     infos = [
         written(LocalStore(tmp_path / name), planned(photos), split).info for name in "ab" for split in ("train", "val")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from images import jpeg_bytes
+from PIL import Image
 from serving_store import (
     CLASSES,
     IMAGE_SIZE,
@@ -24,6 +26,7 @@ from serving_store import (
 
 from tljobs import layout
 from tljobs.data.decode import BadImage
+from tljobs.data.foreign import network_view
 from tljobs.errors import InputRefused, NameTaken, NotFound, TljobsError
 from tljobs.records import ModelRecord, classes_digest
 from tljobs.serving.bundle import BATCH_IMAGES, ModelBundle, open_bundle, open_folder, open_record
@@ -146,6 +149,16 @@ def test_another_decoder_is_refused_by_name_with_what_to_do(folder: Path, decode
     with pytest.raises(InputRefused, match=rf"{decoder['id']} version {decoder['version']}") as caught:
         open_folder(folder)
     assert "Use tljobs 0.1.0" in caught.value.hint
+
+
+def test_transparency_is_laid_on_the_colour_that_the_dataset_was_made_with(folder: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (90, 80), (255, 0, 0, 0)).save(buffer, "PNG")
+    _edit(folder, decoder={"id": "tljobs-decode", "version": 1, "background": "#2040ff"})
+    bundle = open_folder(folder)
+    assert (bundle.pixels(buffer.getvalue()) == (0x20, 0x40, 0xFF)).all()
+    fields, body = network_view(buffer.getvalue(), **bundle.view_options)
+    assert (fields, body) == ({}, bundle.pixels(buffer.getvalue()).tobytes())
 
 
 def test_network_of_another_signature_is_refused(store: LocalStore) -> None:
