@@ -12,11 +12,11 @@ from pathlib import Path
 from images import make_class_folders
 
 from tljobs import layout
-from tljobs.data.plan import DatasetPlan, HashTask, Placed, ShardReport, ShardTask, TaskImage, stored_short_side
+from tljobs.data.plan import DatasetPlan, Decoding, Placed, ShardReport, ShardTask, TaskImage, stored_short_side
 from tljobs.data.publish import publish
 from tljobs.data.sources import list_source
 from tljobs.data.split import Image
-from tljobs.data.workers import hash_files, write_shard
+from tljobs.data.workers import write_shard
 from tljobs.records import SPLITS, DatasetManifest, Split
 from tljobs.runs import open_dataset
 from tljobs.specs import PrepareSpec, TrainSpec
@@ -51,15 +51,14 @@ def reserve_run(store: Store, spec: TrainSpec, manifest: DatasetManifest) -> str
 
 def _plan(spec: PrepareSpec) -> DatasetPlan:
     listing = list_source(spec.source)
-    task = HashTask(addresses=tuple(file.address for file in listing.files), sizes_bytes=(1,) * len(listing.files))
-    hashes = hash_files(task, endpoint_url=None, max_bytes=MAX_PIXELS, max_pixels=MAX_PIXELS).files
+    sha256s = [hashlib.sha256(Path(file.address).read_bytes()).hexdigest() for file in listing.files]
     of_ten: dict[int, Split] = {0: "val", 1: "test"}
     placed = tuple(
         Placed(
-            image=Image(uri=file.uri, address=file.address, labels=file.labels, sha256=each.sha256, given_split=None),
+            image=Image(uri=file.uri, address=file.address, labels=file.labels, sha256=sha256, given_split=None),
             split=of_ten.get(number % 10, "train"),
         )
-        for number, (file, each) in enumerate(zip(listing.files, hashes, strict=True))
+        for number, (file, sha256) in enumerate(zip(listing.files, sha256s, strict=True))
     )
     return DatasetPlan(spec=spec, listing=listing, placed=placed, duplicates=0, rejected=())
 
@@ -85,5 +84,5 @@ def _tasks(plan: DatasetPlan, shard_rows: dict[Split, tuple[int, ...]]) -> list[
 
 
 def _written(store: Store, task: ShardTask, image_size: int) -> ShardReport:
-    short_side = stored_short_side(image_size)
-    return write_shard(task, store=store, endpoint_url=None, short_side=short_side, max_pixels=MAX_PIXELS)
+    decoding = Decoding(short_side=stored_short_side(image_size), max_pixels=MAX_PIXELS)
+    return write_shard(task, store=store, endpoint_url=None, decoding=decoding)

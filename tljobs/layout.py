@@ -165,6 +165,11 @@ def search_trials(name: str) -> str:
     return f"{search(name)}/trials.parquet"
 
 
+def draft_pack(token: str, index: int) -> str:
+    """Pack `index` (from 0) of the drafts of one preparation; deleted at its end."""
+    return f"staging/drafts-{checked_id(token, 'token')}/{index:06}.bin"
+
+
 def staging(digest: str) -> str:
     """The place of a source that had to be unpacked, by the SHA-256 of what was unpacked."""
     return f"staging/{checked_id(digest, 'digest')}"

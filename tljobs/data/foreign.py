@@ -1,6 +1,6 @@
 """What the isolated process makes of a foreign image file: see tljobs.data.isolate.
 
-Bytes flow in; small values and the finished bytes flow out, so that full-size pixels never leave the process. Both
+Bytes flow in; small values and the finished bytes flow out, so that full-size pixels never leave the process. The
 functions raise BadImage.
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from tljobs.data.decode import decode
 from tljobs.data.pixels import encode_jpeg, encode_png, eval_view
+from tljobs.data.probe import probe
 
 
 def stored_form(
@@ -24,6 +25,13 @@ def stored_form(
         "converted": decoded.conversions,
     }
     return fields, encode_jpeg(decoded.pixels) if lossy else encode_png(decoded.pixels)
+
+
+def drafted(data: bytes, *, short_side: int, max_pixels: int, background: str) -> tuple[dict[str, Any], bytes]:
+    """An image as a dataset stores it for training: its probe and conversions, and a JPEG file."""
+    decoded = decode(data, short_side=short_side, max_pixels=max_pixels, background=background)
+    fields = {"probe": probe(decoded).model_dump(), "converted": decoded.conversions}
+    return fields, encode_jpeg(decoded.pixels)
 
 
 def network_view(

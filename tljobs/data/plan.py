@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tljobs import layout
 from tljobs.data.decode import DECODER
 from tljobs.data.formats import heif_is_installed
+from tljobs.data.isolate import DEFAULT_TIMEOUT_S
 from tljobs.data.probe import Inspected
 from tljobs.data.sources import Listing
 from tljobs.data.split import Image
@@ -42,14 +43,25 @@ class Rejected(Part):
     detail: str
 
 
-class HashTask(Part):
-    """Files to hash, where they are read from, and how large the listing says they are."""
+class Decoding(Part):
+    """How foreign bytes become stored images; `timeout_s` is CPU time per image."""
+
+    short_side: int
+    max_pixels: int
+    background: str = DECODER.background
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+
+class InspectTask(Part):
+    """Files to inspect, where they are read from, and how large the listing says they are. Their drafts go to
+    `draft_key`."""
 
     addresses: tuple[str, ...]
     sizes_bytes: tuple[int, ...]
+    draft_key: str
 
 
-class HashReport(Part):
+class InspectReport(Part):
     """One entry per address of the task, in its order."""
 
     files: tuple[Inspected, ...]
@@ -73,10 +85,21 @@ class PlannedImage(Part):
     labels: tuple[int, ...]
 
 
+class Drafted(Part):
+    """Where the first pass left an image in the form that is stored for training: `address` is what is read, `check`
+    the first hex digits of the SHA-256. `known` is as in Stored."""
+
+    address: str
+    check: str
+    known: dict[str, Any]
+
+
 class TaskImage(PlannedImage):
-    """An image of a shard to be written; `stored` is set where it can be copied."""
+    """An image of a shard to be written; `stored` is set where an earlier version has it, `drafted` where the first
+    pass made it."""
 
     stored: Stored | None = None
+    drafted: Drafted | None = None
 
 
 class ShardTask(Part):
@@ -151,6 +174,15 @@ def stored_short_side(image_size: int) -> int:
     return -(-image_size * 8 // 7)
 
 
+def decoding_of(spec: PrepareSpec) -> Decoding:
+    return Decoding(
+        short_side=stored_short_side(spec.image_size),
+        max_pixels=spec.max_pixels,
+        background=spec.background,
+        timeout_s=spec.decode_timeout_s,
+    )
+
+
 def decoder_of(spec: PrepareSpec) -> DecoderId:
     """The decoder as the spec sets it: what manifest and model name."""
     return DECODER.model_copy(update={"background": spec.background})
@@ -213,6 +245,7 @@ def shard_tasks(
     plan: DatasetPlan,
     stored: Callable[[str, Split], Stored | None] = lambda sha256, split: None,
     earlier: Mapping[str, ShardInfo] = MappingProxyType({}),
+    drafted: Callable[[str], Drafted | None] = lambda sha256: None,
 ) -> list[ShardTask]:
     """One task per shard; validation and test first, because their lossless form takes the longest.
 
@@ -220,6 +253,7 @@ def shard_tasks(
         plan: what is to be written.
         stored: says where an image (SHA-256) lies as it is to be stored in a split.
         earlier: the shards that it speaks of, by key.
+        drafted: says where the first pass left an image (SHA-256).
     """
     label_of = {name: index for index, name in enumerate(plan.listing.classes)}
     tasks: list[ShardTask] = []
@@ -231,7 +265,8 @@ def shard_tasks(
                 address=each.image.address,
                 sha256=each.image.sha256,
                 labels=tuple(label_of[name] for name in each.image.labels),
-                stored=stored(each.image.sha256, split),
+                stored=(copy := stored(each.image.sha256, split)),
+                drafted=drafted(each.image.sha256) if split == "train" and not copy else None,
             )
             for each in placed
         ]

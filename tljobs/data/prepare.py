@@ -2,8 +2,9 @@
 
 In: a PrepareSpec and a store. Out: shards, index and table of rejected files in the store, and the manifest that
 commits them, written last. Two parallel passes of Ray Data carry addresses and hashes between processes, never pixels:
-the first hashes and probes the files, the second has one task write one shard. In between, everything is decided by the
-pure functions of tljobs.data.plan, tljobs.data.split and tljobs.data.audit.
+the first inspects the files and leaves their drafts (the form stored for training) in the store, the second has one
+task write one shard. In between, everything is decided by the pure functions of tljobs.data.plan, tljobs.data.split and
+tljobs.data.audit.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ from tljobs import errors, layout
 from tljobs.data import plan as planning
 from tljobs.data import workers
 from tljobs.data.audit import audit_files, refuse_blocked
+from tljobs.data.drafts import Drafts
 from tljobs.data.earlier import Earlier, newest
 from tljobs.data.files import files_table, find_near, inspected_table
 from tljobs.data.groups import keys_together
-from tljobs.data.plan import DatasetPlan, HashReport, HashTask, Placed, Rejected, ShardReport
+from tljobs.data.plan import DatasetPlan, InspectReport, InspectTask, Placed, Rejected, ShardReport
 from tljobs.data.publish import find_published, publish
 from tljobs.data.sources import Listing, SourceFile, SourceOptions, list_source
 from tljobs.data.split import Percentages, assign_splits, require_images, unique_images
 from tljobs.progress import SILENT, Reporter
 from tljobs.ray_session import ray_session
-from tljobs.records import SPLITS, Part
+from tljobs.records import SPLITS, Part, new_token
 from tljobs.results import PrepareResult
 from tljobs.specs import PrepareSpec
 from tljobs.store import S3Store, Store
 
 MAX_FILE_BYTES = 2**30  # a file is read whole; the largest image accepted by default is 600 MB raw
-MAX_HASH_FILES = 512  # per task: enough work to outweigh its start, few enough to show progress
+MAX_INSPECT_FILES = 512  # per task: enough work to outweigh its start, few enough to show progress
 
 TaskT = TypeVar("TaskT", bound=Part)
 ReportT = TypeVar("ReportT", bound=Part)
@@ -70,14 +72,18 @@ def prepare(
         return None
     with ray_session(store):
         processes = spec.workers or _cluster_cpus()
-        inspected = _hash_files(listing.files, processes, endpoint_url, spec.max_pixels, reporter)
-        before = newest(store, spec.name)
-        plan = _plan_dataset(spec, listing, inspected, before)
-        _audit(plan, reporter)
-        found = find_published(plan, store)
-        if found:
-            return found
-        reports = _write_shards(plan, before, store, processes, endpoint_url, reporter)
+        drafts = Drafts(store, new_token())
+        try:
+            inspected = _inspect_files(spec, listing.files, drafts, store, processes, endpoint_url, reporter)
+            before = newest(store, spec.name)
+            plan = _plan_dataset(spec, listing, inspected, before)
+            _audit(plan, reporter)
+            found = find_published(plan, store)
+            if found:
+                return found
+            reports = _write_shards(plan, before, drafts, store, processes, endpoint_url, reporter)
+        finally:
+            drafts.delete()
     return publish(plan, reports, store)
 
 
@@ -106,26 +112,38 @@ def _plan_rows(spec: PrepareSpec, listing: Listing, store: Store) -> list[tuple[
     ]
 
 
-def _hash_files(
-    files: Sequence[SourceFile], processes: int, endpoint_url: str | None, max_pixels: int, reporter: Reporter
+def _inspect_files(
+    spec: PrepareSpec,
+    files: Sequence[SourceFile],
+    drafts: Drafts,
+    store: Store,
+    processes: int,
+    endpoint_url: str | None,
+    reporter: Reporter,
 ) -> pa.Table:
-    """First pass: a table of INSPECTED_SCHEMA, one row per file, in the files' order."""
-    size = min(MAX_HASH_FILES, -(-len(files) // (4 * processes)))
+    """First pass: one row of INSPECTED_SCHEMA per file, in the files' order; `drafts` learns of the drafts."""
+    size = min(MAX_INSPECT_FILES, -(-len(files) // (4 * processes)))
     chunks = [files[first : first + size] for first in range(0, len(files), size)]
     tasks = [
-        HashTask(
+        InspectTask(
             addresses=tuple(file.address for file in chunk),
             sizes_bytes=tuple(file.size_bytes for file in chunk),
+            draft_key=drafts.new_pack(),
         )
         for chunk in chunks
     ]
     work = functools.partial(
-        workers.hash_files, endpoint_url=endpoint_url, max_bytes=MAX_FILE_BYTES, max_pixels=max_pixels
+        workers.inspect_files,
+        store=store,
+        endpoint_url=endpoint_url,
+        max_bytes=MAX_FILE_BYTES,
+        decoding=planning.decoding_of(spec),
     )
     tables: dict[int, pa.Table] = {}
     done = 0
-    for number, report in _run_tasks(tasks, work, HashReport, processes):
+    for number, report in _run_tasks(tasks, work, InspectReport, processes):
         tables[number] = inspected_table(report.files)
+        drafts.add(number, report.files)
         done += len(report.files)
         reporter.progress("reading", done, len(files))
     return pa.concat_tables([tables[number] for number in range(len(tasks))])
@@ -177,6 +195,7 @@ def _audit(plan: DatasetPlan, reporter: Reporter) -> None:
 def _write_shards(
     plan: DatasetPlan,
     before: Earlier | None,
+    drafts: Drafts,
     store: Store,
     processes: int,
     endpoint_url: str | None,
@@ -187,16 +206,14 @@ def _write_shards(
         workers.write_shard,
         store=store,
         endpoint_url=endpoint_url,
-        short_side=planning.stored_short_side(plan.spec.image_size),
-        max_pixels=plan.spec.max_pixels,
-        background=plan.spec.background,
-        decode_timeout_s=plan.spec.decode_timeout_s,
+        decoding=planning.decoding_of(plan.spec),
     )
     reports: list[ShardReport] = []
     done, bad = 0, len(plan.rejected)
-    tasks = planning.shard_tasks(plan)
+    tasks = planning.shard_tasks(plan, drafted=drafts.of)
     if before:
-        tasks = planning.shard_tasks(plan, functools.partial(before.stored, spec=plan.spec), before.shards)
+        stored = functools.partial(before.stored, spec=plan.spec)
+        tasks = planning.shard_tasks(plan, stored, before.shards, drafts.of)
     for _, report in _run_tasks(tasks, work, ShardReport, processes):
         reports.append(report)
         done += len(report.rows) + len(report.rejected)

@@ -1,23 +1,21 @@
-"""What the first pass of prepare learns of an image beside its hash, at a fraction of the cost of preparing it.
+"""What the first pass of prepare learns of an image beside its hash: size, mode, a perceptual hash, and what is odd.
 
-The bytes of a file flow in; SHA-256 and a Probe, or the reason why the image is refused, flow out. The image goes
-through the one decoder, scaled down to PROBE_SIDE_PX: JPEG files are then decoded at 1/8 or 2/8 of their size.
+A decoded image flows in; a Probe, taken of the image at PROBE_SIDE_PX, flows out.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tljobs.data.decode import BadImage, Decoded, decode
-from tljobs.data.pixels import Pixels, resize
+from tljobs.data.decode import Decoded
+from tljobs.data.pixels import Pixels, resize, resize_short_side
 from tljobs.records import Part
 
-PROBE_SIDE_PX = 44  # twice of it, which the decoder asks of libjpeg, is a quarter of a photo of 500 x 375
+PROBE_SIDE_PX = 44  # pixels of the shorter side
 HASH_SIDE_PX = 32
 HASH_BITS = 64
 LUMA = np.array([299, 587, 114])  # ITU-R BT.601, in thousandths
@@ -48,32 +46,29 @@ class Probe(Part):
     border_share: float
 
 
+class Draft(Part):
+    """The image as it is stored for training: `size_bytes` from `offset` on in the task's pack of drafts, `check` the
+    first hex digits of their SHA-256, and what was converted (see Decoded)."""
+
+    offset: int
+    size_bytes: int
+    check: str
+    converted: tuple[str, ...]
+
+
 class Inspected(Part):
-    """A file as the first pass leaves it: SHA-256 of its bytes and its probe, or a reason code and details."""
+    """A file as the first pass leaves it: SHA-256 of its bytes, its probe and draft, or a reason code and details."""
 
     sha256: str = ""
     probe: Probe | None = None
+    draft: Draft | None = None
     reason: str = ""
     detail: str = ""
 
 
-def inspect(data: bytes, max_pixels: int) -> Inspected:
-    """Hashes a file and probes the image in it; see `probe` for what is refused. Raises nothing."""
-    try:
-        return Inspected(sha256=hashlib.sha256(data).hexdigest(), probe=probe(data, max_pixels))
-    except BadImage as error:
-        return Inspected(sha256=hashlib.sha256(data).hexdigest(), reason=error.reason, detail=error.detail)
-
-
-def probe(data: bytes, max_pixels: int) -> Probe:
-    """Probes an image file of at most `max_pixels` pixels. Raises BadImage as `decode` does."""
-    decoded = decode(data, short_side=PROBE_SIDE_PX, max_pixels=max_pixels)
-    return summary(decoded)
-
-
-def summary(decoded: Decoded) -> Probe:
-    """The probe of an image that was decoded with a shorter side of PROBE_SIDE_PX."""
-    pixels = decoded.pixels
+def probe(decoded: Decoded) -> Probe:
+    """The probe of a decoded image of any size."""
+    pixels = resize_short_side(decoded.pixels, PROBE_SIDE_PX)
     grey = luma(pixels)
     return Probe(
         source_format=decoded.source_format,

@@ -9,75 +9,85 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from tljobs.data import isolate
-from tljobs.data.decode import DECODER
 from tljobs.data.earlier import IDENTITY, read_stored
 from tljobs.data.formats import BadImage, has_wrong_extension
 from tljobs.data.plan import (
-    HashReport,
-    HashTask,
+    Decoding,
     IndexRow,
+    InspectReport,
+    InspectTask,
     PlannedImage,
     Rejected,
     ShardReport,
     ShardTask,
-    Stored,
+    TaskImage,
 )
-from tljobs.data.probe import Inspected, inspect
+from tljobs.data.probe import Draft, Inspected, Probe
 from tljobs.data.shards import image_id, shard_bytes, shard_info
 from tljobs.data.sources import read_file
 from tljobs.store import Store
 
+CHECK_HEX_DIGITS = 16  # enough against accidents, and drafts have no enemies that shards have not
 READ_AHEAD_FILES = 8  # hides the latency of S3 behind the decoding of one core
 
 
-def hash_files(task: HashTask, *, endpoint_url: str | None, max_bytes: int, max_pixels: int) -> HashReport:
-    """SHA-256 and probe of each file, or why there is none: the decoder's reasons, `unreadable`, or `too_large`
-    without reading it."""
+def inspect_files(
+    task: InspectTask, *, store: Store, endpoint_url: str | None, max_bytes: int, decoding: Decoding
+) -> InspectReport:
+    """SHA-256, probe and draft of each file, or why there is none: the decoder's reasons, `unreadable`, or `too_large`
+    without reading it. The drafts, one after the other, are put to the task's key.
+
+    A child process decodes, one for all tasks of this process. Raises what the store raises, and TljobsError when the
+    child does not start.
+    """
     small = [address for address, size in zip(task.addresses, task.sizes_bytes, strict=True) if size <= max_bytes]
     contents = _read_ahead(small, endpoint_url)
     too_large = BadImage("too_large", f"a file of more than {max_bytes} bytes")
-    return HashReport(
-        files=tuple(
-            _inspected(next(contents) if size <= max_bytes else too_large, max_pixels) for size in task.sizes_bytes
-        )
-    )
+    sha256s: deque[str] = deque()
+
+    def hashed() -> Iterator[bytes | BadImage]:
+        for size in task.sizes_bytes:
+            data = next(contents) if size <= max_bytes else too_large
+            sha256s.append("" if isinstance(data, BadImage) else hashlib.sha256(data).hexdigest())
+            yield data
+
+    pack = bytearray()
+    files: list[Inspected] = []
+    for answer in _child("drafted", decoding).map(hashed(), _options(decoding)):
+        sha256 = sha256s.popleft()
+        if isinstance(answer, BadImage):
+            files.append(Inspected(sha256=sha256, reason=answer.reason, detail=answer.detail))
+        else:
+            draft = Draft(
+                offset=len(pack),
+                size_bytes=len(answer.body),
+                check=_check(answer.body),
+                converted=answer.fields["converted"],
+            )
+            files.append(Inspected(sha256=sha256, probe=Probe(**answer.fields["probe"]), draft=draft))
+            pack += answer.body
+    store.put(task.draft_key, bytes(pack))
+    return InspectReport(files=tuple(files))
 
 
-def write_shard(
-    task: ShardTask,
-    *,
-    store: Store,
-    endpoint_url: str | None,
-    short_side: int,
-    max_pixels: int,
-    background: str = DECODER.background,
-    decode_timeout_s: float = isolate.DEFAULT_TIMEOUT_S,
-) -> ShardReport:
-    """Decodes, resizes and encodes the task's images and puts the shard; bad images are left out and reported.
-
-    A child process does it, one for all tasks of this process. Raises what the store raises, and TljobsError when the
-    child does not start.
-    """
-    rows: list[IndexRow] = []
-    stored: list[bytes] = []
-    rejected: list[Rejected] = []
-    copies = read_stored(store, task)
+def write_shard(task: ShardTask, *, store: Store, endpoint_url: str | None, decoding: Decoding) -> ShardReport:
+    """Puts the shard of the task's images: copied from an earlier version or from the drafts where they are there,
+    else decoded, resized and encoded. Bad images are left out and reported. Raises as `inspect_files` does."""
+    copies = read_stored(store, task) | _read_drafts(task, endpoint_url)
     fresh = [image for image in task.images if image.sha256 not in copies]
     contents = _read_ahead([image.address for image in fresh], endpoint_url)
     unchanged = (_unchanged(image, data) for image, data in zip(fresh, contents, strict=True))
-    decoder = isolate.shared("tljobs.data.foreign:stored_form", isolate.decode_limits(max_pixels, decode_timeout_s))
-    options = {
-        "lossy": task.split == "train",
-        "short_side": short_side,
-        "max_pixels": max_pixels,
-        "background": background,
-    }
-    answers = decoder.map(unchanged, options)
+    options = {"lossy": task.split == "train", **_options(decoding)}
+    answers = _child("stored_form", decoding).map(unchanged, options)
+    rows: list[IndexRow] = []
+    stored: list[bytes] = []
+    rejected: list[Rejected] = []
     for image in task.images:
-        if image.stored and image.sha256 in copies:
-            rows.append(_copied(image, image.stored))
+        if image.sha256 in copies:
+            rows.append(_copied(image))
             stored.append(copies[image.sha256])
             continue
         answer = next(answers)
@@ -85,7 +95,7 @@ def write_shard(
             indices = "|".join(map(str, image.labels))
             rejected.append(Rejected(uri=image.uri, label=indices, reason=answer.reason, detail=answer.detail))
         else:
-            rows.append(_index_row(image, answer))
+            rows.append(_index_row(image, answer.fields))
             stored.append(answer.body)
     shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.labels for row in rows], task.task)
     store.put(task.key, shard)
@@ -95,12 +105,39 @@ def write_shard(
         info=shard_info(task.key, shard, len(rows)),
         rows=tuple(rows),
         rejected=tuple(rejected),
-        copied=len(copies),
+        copied=sum(image.stored is not None and image.sha256 in copies for image in task.images),
     )
 
 
-def _copied(image: PlannedImage, stored: Stored) -> IndexRow:
-    return IndexRow(**stored.known | image.model_dump(include=IDENTITY))
+def _child(function: str, decoding: Decoding) -> isolate.Isolated:
+    limits = isolate.decode_limits(decoding.max_pixels, decoding.timeout_s)
+    return isolate.shared(f"tljobs.data.foreign:{function}", limits)
+
+
+def _options(decoding: Decoding) -> dict[str, Any]:
+    return decoding.model_dump(include={"short_side", "max_pixels", "background"})
+
+
+def _read_drafts(task: ShardTask, endpoint_url: str | None) -> dict[str, bytes]:
+    """SHA-256 of the original -> its draft, where that is what the first pass wrote."""
+    wanted = [(image.sha256, image.drafted) for image in task.images if image.drafted]
+    contents = _read_ahead([draft.address for _, draft in wanted], endpoint_url)
+    return {
+        sha256: data
+        for (sha256, draft), data in zip(wanted, contents, strict=True)
+        if isinstance(data, bytes) and _check(data) == draft.check
+    }
+
+
+def _check(draft: bytes) -> str:
+    return hashlib.sha256(draft).hexdigest()[:CHECK_HEX_DIGITS]
+
+
+def _copied(image: TaskImage) -> IndexRow:
+    if image.stored:
+        return IndexRow(**image.stored.known | image.model_dump(include=IDENTITY))
+    assert image.drafted
+    return _index_row(image, image.drafted.known)
 
 
 def _unchanged(image: PlannedImage, data: bytes | BadImage) -> bytes | BadImage:
@@ -109,17 +146,11 @@ def _unchanged(image: PlannedImage, data: bytes | BadImage) -> bytes | BadImage:
     return data
 
 
-def _index_row(image: PlannedImage, answer: isolate.Answer) -> IndexRow:
-    row = IndexRow(**image.model_dump(include=IDENTITY), **answer.fields)
+def _index_row(image: PlannedImage, fields: dict[str, Any]) -> IndexRow:
+    row = IndexRow(**image.model_dump(include=IDENTITY), **fields)
     if not has_wrong_extension(image.uri, row.source_format):
         return row
     return row.model_copy(update={"converted": (*row.converted, "wrong_extension")})
-
-
-def _inspected(data: bytes | BadImage, max_pixels: int) -> Inspected:
-    if isinstance(data, BadImage):
-        return Inspected(reason=data.reason, detail=data.detail)
-    return inspect(data, max_pixels)
 
 
 def _read_ahead(addresses: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:

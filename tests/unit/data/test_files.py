@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from first_pass import inspected as first_pass
 from images import make_class_folders
 from PIL import Image
 
 from tljobs.data.files import FILES_SCHEMA, INSPECTED_SCHEMA, find_near, inspected_table, probes, with_rejected
-from tljobs.data.plan import DatasetPlan, HashTask, Rejected
+from tljobs.data.plan import DatasetPlan, Rejected
 from tljobs.data.prepare import _plan_dataset
 from tljobs.data.probe import Inspected, Probe
 from tljobs.data.sources import list_source
-from tljobs.data.workers import hash_files
 from tljobs.specs import PrepareSpec
+from tljobs.store import LocalStore
 
 
 def inspected(phashes: list[int], blank: tuple[int, ...] = ()) -> pa.Table:
@@ -84,8 +85,7 @@ def planned(tmp_path: Path) -> DatasetPlan:
     Image.open(folder / "b/0001.jpg").resize((48, 48), Image.Resampling.LANCZOS).save(folder / "b/small.png")
     (folder / "b/broken.jpg").write_bytes(first.read_bytes()[:-100])
     listing = list_source(str(folder))
-    task = HashTask(addresses=tuple(each.uri for each in listing.files), sizes_bytes=(1,) * len(listing.files))
-    seen = inspected_table(hash_files(task, endpoint_url=None, max_bytes=10**6, max_pixels=10**6).files)
+    seen = inspected_table(first_pass(listing, LocalStore(tmp_path / "store")).files)
     spec = PrepareSpec(source=str(folder), name="d", image_size=48, max_rejected=0.1)
     return _plan_dataset(spec, listing, seen, None)
 

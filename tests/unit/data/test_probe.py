@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from images import bomb, encoded, jpeg_bytes, photo
+from images import encoded, photo
 from PIL import Image, ImageEnhance
 
-from tljobs.data.decode import BadImage
+from tljobs.data.decode import decode
 from tljobs.data.pixels import Pixels
-from tljobs.data.probe import Probe, border_share, inspect, perceptual_hash, probe
+from tljobs.data.probe import Probe, border_share, perceptual_hash, probe
 
-MAX_PIXELS = 10_000_000
 SIZE_PX = 160
 
 
 def probed(data: bytes) -> Probe:
-    return probe(data, MAX_PIXELS)
+    return probe(decode(data, short_side=128))
 
 
 def distance(one: int, other: int) -> int:
@@ -106,23 +104,3 @@ def test_a_bar_may_have_another_colour_on_each_side() -> None:
     image: Pixels = np.array(photo(2, SIZE_PX))[:64, :64]
     image[:16], image[-16:] = 255, 10
     assert border_share(image) == 0.5
-
-
-def test_what_is_no_whole_image_is_refused_with_the_decoders_reason() -> None:
-    whole = jpeg_bytes(0, 0, 96)
-    cases = {b"": "empty", b"hello, world": "not_an_image", whole[:-60]: "truncated", bomb(): "too_large"}
-    for data, reason in cases.items():
-        with pytest.raises(BadImage) as caught:
-            probe(data, MAX_PIXELS)
-        assert caught.value.reason == reason
-        told = inspect(data, MAX_PIXELS)
-        assert (told.reason, told.probe, told.sha256) == (reason, None, hashlib.sha256(data).hexdigest())
-        assert told.detail
-
-
-def test_a_good_file_is_hashed_and_probed() -> None:
-    data = jpeg_bytes(0, 0, 96)
-    told = inspect(data, MAX_PIXELS)
-    assert (told.sha256, told.reason) == (hashlib.sha256(data).hexdigest(), "")
-    assert told.probe == probed(data)
-    assert type(told).model_validate_json(told.model_dump_json()) == told

@@ -6,17 +6,18 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from first_pass import DECODING, inspected
 from images import make_class_folders
 
 from tljobs import layout
 from tljobs.data.audit import audit
 from tljobs.data.files import files_table, inspected_table
-from tljobs.data.plan import DatasetPlan, HashTask, Placed, Rejected, ShardReport, shard_tasks, stored_short_side
+from tljobs.data.plan import DatasetPlan, Placed, Rejected, ShardReport, shard_tasks
 from tljobs.data.probe import Inspected
 from tljobs.data.publish import find_published, publish
 from tljobs.data.sources import list_source
 from tljobs.data.split import Image
-from tljobs.data.workers import hash_files, write_shard
+from tljobs.data.workers import write_shard
 from tljobs.errors import InputRefused, NotFound, TljobsError, Unreachable
 from tljobs.records import DatasetManifest
 from tljobs.runs import dataset_audit, dataset_index, list_datasets
@@ -40,8 +41,8 @@ def work(tmp_path: Path) -> Work:
     """A plan for 16 images and the reports of its shards, which lie in `tmp_path`/store."""
     source = make_class_folders(tmp_path / "source", ("a", "b"), 8, size_px=48)
     listing = list_source(str(source))
-    task = HashTask(addresses=tuple(file.address for file in listing.files), sizes_bytes=(1,) * len(listing.files))
-    hashes = hash_files(task, endpoint_url=None, max_bytes=10**6, max_pixels=10**6).files
+    store = LocalStore(tmp_path / "store")
+    hashes = inspected(listing, store).files
     placed = tuple(
         Placed(
             image=Image(uri=file.uri, address=file.address, labels=file.labels, sha256=each.sha256, given_split=None),
@@ -51,11 +52,7 @@ def work(tmp_path: Path) -> Work:
     )
     spec = PrepareSpec(source=str(source), name="d", image_size=32)
     plan = DatasetPlan(spec=spec, listing=listing, placed=placed, duplicates=0, rejected=())
-    store, short_side = LocalStore(tmp_path / "store"), stored_short_side(32)
-    reports = [
-        write_shard(each, store=store, endpoint_url=None, short_side=short_side, max_pixels=10**6)
-        for each in shard_tasks(plan)
-    ]
+    reports = [write_shard(each, store=store, endpoint_url=None, decoding=DECODING) for each in shard_tasks(plan)]
     return plan, reports
 
 
@@ -128,12 +125,9 @@ def test_a_plan_without_a_table_of_files_is_published_without_an_audit(work: Wor
 
 def test_index_and_audit_tell_what_the_probe_saw(work: Work, tmp_path: Path) -> None:
     plan, reports = work
-    tasks = HashTask(
-        addresses=tuple(file.address for file in plan.listing.files), sizes_bytes=(1,) * len(plan.listing.files)
-    )
-    seen = inspected_table(hash_files(tasks, endpoint_url=None, max_bytes=10**6, max_pixels=10**6).files)
-    files = files_table(plan.listing.files, seen, plan.placed, (), None)
     store = LocalStore(tmp_path / "store")
+    seen = inspected_table(inspected(plan.listing, store).files)
+    files = files_table(plan.listing.files, seen, plan.placed, (), None)
     publish(dataclasses.replace(plan, files=files), reports, store)
     (manifest,) = list_datasets(store)
     index = {row["sha256"]: row for row in dataset_index(store, manifest).to_pylist()}

@@ -1,4 +1,4 @@
-"""One process's work: hashing files, and one shard from one slice, bad images left out and reported."""
+"""One process's work: inspecting files, and one shard from one slice, bad images left out and reported."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import pytest
 from PIL import Image
 
 from tljobs.data.decode import decode, decode_stored
-from tljobs.data.plan import HashTask, ShardReport, ShardTask, TaskImage
+from tljobs.data.drafts import Drafts
+from tljobs.data.pixels import encode_jpeg
+from tljobs.data.plan import Decoding, InspectTask, ShardReport, ShardTask, TaskImage
+from tljobs.data.probe import probe
 from tljobs.data.shards import read_row_group, verify_shard
-from tljobs.data.workers import hash_files, write_shard
+from tljobs.data.workers import inspect_files, write_shard
 from tljobs.records import Split
 from tljobs.store import LocalStore
 
+DECODING = Decoding(short_side=37, max_pixels=10_000)
 KEY = "datasets/d/v/shards/{}-00000-of-00001.parquet"
 
 
@@ -43,18 +47,48 @@ def planned(paths: list[Path]) -> tuple[TaskImage, ...]:
 
 def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> ShardReport:
     task = ShardTask(key=KEY.format(split), split=split, shard=0, task="single-label", images=images)
-    return write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000)
+    return write_shard(task, store=store, endpoint_url=None, decoding=DECODING)
 
 
-def test_hashes_come_in_order_with_reasons_where_there_is_none(photos: list[Path], tmp_path: Path) -> None:
+def test_files_are_inspected_in_order_with_reasons_where_there_is_nothing_to_see(
+    photos: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
-    paths = [photos[0], tmp_path / "gone.jpg", photos[1], tmp_path / "empty.jpg", photos[2]]
-    task = HashTask(addresses=tuple(map(str, paths)), sizes_bytes=(1, 1, 2000, 1, 1))
-    files = hash_files(task, endpoint_url=None, max_bytes=1000, max_pixels=10**6).files
-    assert [file.reason for file in files] == ["", "unreadable", "too_large", "empty", ""]
-    assert files[0].sha256 == hashlib.sha256(photos[0].read_bytes()).hexdigest()
-    assert files[4].sha256 == hashlib.sha256(photos[2].read_bytes()).hexdigest()
-    assert all(file.detail for file in files[1:4])
+    (tmp_path / "text.jpg").write_text("hello, world")
+    paths = [photos[0], tmp_path / "gone.jpg", photos[1], tmp_path / "empty.jpg", tmp_path / "text.jpg", photos[2]]
+    store = LocalStore(tmp_path / "store")
+    task = InspectTask(addresses=tuple(map(str, paths)), sizes_bytes=(1, 1, 2000, 1, 1, 1), draft_key="staging/d/0.bin")
+    files = inspect_files(task, store=store, endpoint_url=None, max_bytes=1000, decoding=DECODING).files
+    assert [file.reason for file in files] == ["", "unreadable", "too_large", "empty", "not_an_image", ""]
+    for place in (0, 3, 4, 5):
+        assert files[place].sha256 == hashlib.sha256(paths[place].read_bytes()).hexdigest()
+    assert all(file.detail for file in files[1:5])
+    for place in (0, 5):
+        file = files[place]
+        decoded = decode(paths[place].read_bytes(), short_side=37)
+        assert file.probe == probe(decoded)
+        assert file.draft
+        draft = store.read("staging/d/0.bin")[file.draft.offset : file.draft.offset + file.draft.size_bytes]
+        assert draft == encode_jpeg(decoded.pixels)
+
+
+def test_a_shard_of_drafts_is_the_shard_of_the_originals(photos: list[Path], tmp_path: Path) -> None:
+    """Also where a draft is not what the first pass wrote: then the original is decoded."""
+    store, images = LocalStore(tmp_path / "store"), planned(photos)
+    wanted = written(store, images, "train")
+    drafts = Drafts(store, "t")
+    task = InspectTask(addresses=tuple(map(str, photos)), sizes_bytes=(1,) * 20, draft_key=drafts.new_pack())
+    drafts.add(0, inspect_files(task, store=store, endpoint_url=None, max_bytes=10**6, decoding=DECODING).files)
+    drafted = tuple(image.model_copy(update={"drafted": drafts.of(image.sha256)}) for image in images)
+    for path in photos[2:]:
+        path.unlink()
+    assert written(store, drafted, "train") == wanted
+    (pack,) = (entry.key for entry in store.list("staging/"))
+    store.put(pack, b"damaged" + store.read(pack)[7:])
+    assert written(store, drafted, "train") == wanted
+    drafts.delete()
+    assert store.list("staging/") == []
+    assert [row.uri for row in written(store, drafted, "train").rows] == [str(path) for path in photos[:2]]
 
 
 def test_evaluation_rows_are_the_very_pixels_that_decoding_the_original_gives(
@@ -110,7 +144,8 @@ def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
     Image.new("RGBA", (60, 50), (255, 0, 0, 0)).save(path, "PNG")
     task = ShardTask(key=KEY.format("val"), split="val", shard=0, task="single-label", images=planned([path]))
     store = LocalStore(tmp_path / "store")
-    report = write_shard(task, store=store, endpoint_url=None, short_side=37, max_pixels=10_000, background="#0000ff")
+    blue = DECODING.model_copy(update={"background": "#0000ff"})
+    report = write_shard(task, store=store, endpoint_url=None, decoding=blue)
     assert report.rows[0].converted == ("transparent", "wrong_extension")
     assert (decode_stored(read_row_group(store, report.info, 0)[1][0]) == (0, 0, 255)).all()
 
@@ -118,14 +153,8 @@ def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
 def test_an_image_that_takes_too_long_is_left_out(photos: list[Path], tmp_path: Path) -> None:
     images = planned(photos[:3])
     task = ShardTask(key=KEY.format("train"), split="train", shard=0, task="single-label", images=images)
-    report = write_shard(
-        task,
-        store=LocalStore(tmp_path / "store"),
-        endpoint_url=None,
-        short_side=2048,
-        max_pixels=10_000,
-        decode_timeout_s=0.001,
-    )
+    hurried = DECODING.model_copy(update={"short_side": 2048, "timeout_s": 0.001})
+    report = write_shard(task, store=LocalStore(tmp_path / "store"), endpoint_url=None, decoding=hurried)
     assert [each.reason for each in report.rejected] == ["decoder_timeout"] * 3
     assert report.rows == ()
 
