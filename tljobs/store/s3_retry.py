@@ -17,7 +17,8 @@ READ_TIMEOUT_S = 60
 MAX_ATTEMPTS = 8  # botocore's standard mode doubles its pauses from 0.05 s: a server that restarts is waited for
 PATIENCE_S = 10  # for a server that is away, even when botocore gives up at once
 TOTAL_S = 150  # for one call, whatever happens: two answers that never come and what is left for a third
-FIRST_PAUSE_S = 0.05
+GARBLED_S = 1  # for an error answer that may have been cut
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 STARTED = "tljobs_started_s"
 TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
 CONFLICT = 409
@@ -25,8 +26,8 @@ CONFLICT = 409
 
 @dataclass(frozen=True)
 class Limits:
-    """The budget of one call. `attempts` bounds botocore's and our own repetitions, each by itself; `patience_s`
-    bounds ours of what botocore has already repeated; after `total_s` nothing is begun again."""
+    """The budget of one call. `attempts` bounds botocore's repetitions and ours of broken bodies and conflicts, each by
+    itself; `patience_s` bounds ours of what botocore has given up; after `total_s` nothing is begun again."""
 
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     read_timeout_s: float = READ_TIMEOUT_S
@@ -48,17 +49,19 @@ class Patience:
 
     def again(self, error: Exception) -> bool:
         """Pauses and returns True if it makes sense to try again after this error and the budget allows it."""
-        elapsed_s = time.monotonic() - self._started_s
-        if self._attempts >= self._limits.attempts or elapsed_s >= self._allowed_s(error):
+        if time.monotonic() - self._started_s >= self._allowed_s(error):
             return False
-        time.sleep(FIRST_PAUSE_S * 2**self._attempts * random.random())
+        time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._attempts) * random.random())
         self._attempts += 1
         return True
 
     def _allowed_s(self, error: Exception) -> float:
+        """An outage is waited for whatever the attempts: with its quota spent, botocore fails without a pause."""
         if is_broken_body(error) or status(error) == CONFLICT:
-            return self._limits.total_s
-        return self._limits.patience_s if _is_outage(error) else 0.0
+            return self._limits.total_s if self._attempts < self._limits.attempts else 0.0
+        if is_garbled(error):
+            return GARBLED_S
+        return min(self._limits.patience_s, self._limits.total_s) if _is_outage(error) else 0.0
 
 
 def is_broken_body(error: Exception) -> bool:
@@ -67,6 +70,12 @@ def is_broken_body(error: Exception) -> bool:
 
     kinds = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.FlexibleChecksumError)
     return isinstance(error, kinds)
+
+
+def is_garbled(error: Exception) -> bool:
+    """Whether an error answer lacks S3's own code: its body broke off, or what answers is no S3 server."""
+    response = getattr(error, "response", None) or {}
+    return str(status(error)) == response.get("Error", {}).get("Code")
 
 
 def status(error: Exception) -> int:
