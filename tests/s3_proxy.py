@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import http.client
+import os
 import random
+import signal
 import socket
 import struct
 import sys
@@ -43,6 +45,8 @@ class Fault(enum.Enum):
     DENIED = "answers 403 AccessDenied"
     EXPIRED = "answers 400 ExpiredToken"
     SKEWED = "answers 403 RequestTimeTooSkewed, with the time of an hour ago"
+    KILL_BEFORE = "kills the victim, then closes the connection"
+    KILL_AFTER = "passes the request on, then kills the victim, which never hears the answer"
     READ_ONLY = "answers 405 MethodNotAllowed"
 
 
@@ -74,6 +78,7 @@ class Proxy:
     endpoint_url: str = ""
     requests: Counter[str] = field(default_factory=Counter)
     injected: Counter[Fault] = field(default_factory=Counter)
+    victim: int = 0  # the process that KILL_BEFORE and KILL_AFTER kill
     closing: threading.Event = field(default_factory=threading.Event)
     _waiting: dict[str, deque[Fault]] = field(default_factory=dict)
     _at: dict[tuple[str, int], Fault] = field(default_factory=dict)
@@ -166,6 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.proxy.next_fault(self.command, self.path)
         if fault in ANSWERS:
             self._answer(*ANSWERS[fault], late_s=SKEW_S if fault is Fault.SKEWED else 0)
+        elif fault is Fault.KILL_BEFORE:
+            os.kill(self.proxy.victim, signal.SIGKILL)
+            self._hang_up()
         elif fault is Fault.RESET:
             self._reset()
         elif fault is Fault.HANG:
@@ -187,7 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer = upstream.getresponse()
         content = answer.read()
         upstream.close()
-        if fault is Fault.LOSE_REPLY:
+        if fault is Fault.KILL_AFTER:
+            os.kill(self.proxy.victim, signal.SIGKILL)
+        if fault in (Fault.LOSE_REPLY, Fault.KILL_AFTER):
             self._hang_up()
             return
         if fault is Fault.SHORT_BODY:

@@ -75,7 +75,7 @@ def is_broken_body(error: Exception) -> bool:
 def is_garbled(error: Exception) -> bool:
     """Whether an error answer lacks S3's own code: its body broke off, or what answers is no S3 server."""
     response = getattr(error, "response", None) or {}
-    return str(status(error)) == response.get("Error", {}).get("Code")
+    return bool(str(status(error)) == response.get("Error", {}).get("Code"))
 
 
 def status(error: Exception) -> int:
