@@ -15,11 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tljobs.errors import TljobsError
-from tljobs.specs import EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
+from tljobs.specs import DoctorSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
 from tljobs.store import open_store
 
 if TYPE_CHECKING:
     from tljobs.data.prepare import prepare
+    from tljobs.doctor import doctor
     from tljobs.evaluation.evaluate import evaluate
     from tljobs.serving.export import export
     from tljobs.serving.predict import predict
@@ -33,9 +34,11 @@ _VERBS = {
     "evaluate": "tljobs.evaluation.evaluate",
     "predict": "tljobs.serving.predict",
     "export": "tljobs.serving.export",
+    "doctor": "tljobs.doctor",
 }
 
 __all__ = [
+    "DoctorSpec",
     "EvaluateSpec",
     "ExportSpec",
     "PredictSpec",
@@ -43,6 +46,7 @@ __all__ = [
     "TljobsError",
     "TrainSpec",
     "TuneSpec",
+    "doctor",
     "evaluate",
     "export",
     "open_store",

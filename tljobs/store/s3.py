@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tljobs.errors import NameTaken, NotFound, TljobsError, Unreachable
 from tljobs.store.base import Entry, Names, Store
 from tljobs.store.s3_connect import s3_client, s3_filesystem
-from tljobs.store.s3_errors import s3_error
+from tljobs.store.s3_errors import offset_s, s3_error
 from tljobs.store.s3_input import S3Input
 from tljobs.store.s3_retry import DEFAULT_LIMITS, Limits, Patience, status
 
@@ -96,6 +96,11 @@ class S3Store(Store):
             self.limits,
         )
         return pa.PythonFile(file, mode="r")
+
+    def clock_offset_s(self) -> float:
+        """This machine's clock minus the server's, to the second."""
+        answer = self._call("listing", "", lambda client: client.list_objects_v2(Bucket=self.bucket, MaxKeys=1))
+        return offset_s(answer) or 0.0
 
     def _ask_for_a_byte(self, key: str) -> None:
         """Raises what is wrong with the object or the store."""

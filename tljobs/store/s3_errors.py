@@ -85,13 +85,18 @@ def _cause(code: str, http_status: int, doing: str, endpoint: str) -> tuple[str,
     return f"the store answers {code or http_status}", f"Look into the server's log; endpoint {endpoint}"
 
 
-def _offset(response: dict[str, Any]) -> str:
-    """How far this machine's clock is from the Date of the answer, in words; empty if there is none."""
+def offset_s(response: dict[str, Any]) -> float | None:
+    """This machine's clock minus the Date of an answer; None if there is none."""
     date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    if not date:
+    return time.time() - parsedate_to_datetime(date).timestamp() if date else None
+
+
+def _offset(response: dict[str, Any]) -> str:
+    """How far this machine's clock is off, in words; empty if nobody knows."""
+    offset = offset_s(response)
+    if offset is None:
         return ""
-    offset_s = time.time() - parsedate_to_datetime(date).timestamp()
-    return f", it is {abs(offset_s):.0f} s {'ahead of' if offset_s > 0 else 'behind'} the server's"
+    return f", it is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server's"
 
 
 def _line(error: Exception) -> str:
