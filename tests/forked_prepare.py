@@ -43,7 +43,7 @@ def watch_disk(root: str, kill_step: int) -> list[str]:
 
 def child(order: dict[str, Any], pipe: int) -> None:
     steps = watch_disk(order["store"], order["kill_step"])
-    spec = PrepareSpec(source=order["source"], name="d", image_size=32, split="60/20/20", shard_images=64)
+    spec = PrepareSpec(source=order["source"], name="d", image_size=32, split="60/20/20", shard_images=64, workers=2)
     result = verb.prepare(spec, open_store(order["store"], order["endpoint_url"]))
     assert result is not None
     content = {"steps": len(steps), "result": result.model_dump(mode="json")}
