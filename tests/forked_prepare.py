@@ -1,6 +1,7 @@
 """Runs `prepare` in forked processes, so that it can be killed hundreds of times without importing it as often.
 
-On stdin come lines of two kinds: an order (a JSON object: source, store, endpoint_url, kill_step) and, after the pid of
+On stdin come lines of two kinds: an order (a JSON object: source, store, endpoint_url, and
+kill_step or kill_after_s, or 0) and, after the pid of
 its process has been printed, `go`. When the process has ended, a JSON object says how: status, steps, result.
 The tasks run one after the other in that process, without Ray; all else is prepare as it is.
 """
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,6 +68,9 @@ def main() -> None:
         print(pid, flush=True)
         sys.stdin.readline()
         os.write(go_end, b"g")
+        if order["kill_after_s"]:
+            time.sleep(order["kill_after_s"])
+            os.kill(pid, signal.SIGKILL)
         with os.fdopen(read_end, "rb") as pipe:
             said = json.loads(pipe.read() or b"{}")
         _, status = os.waitpid(pid, 0)

@@ -28,9 +28,18 @@ class Preparing:
             [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, store: Store, kill_step: int = 0, proxy: Proxy | None = None) -> dict[str, Any]:
+    def run(
+        self, store: Store, *, kill_step: int = 0, kill_after_s: float = 0, proxy: Proxy | None = None
+    ) -> dict[str, Any]:
+        """How the run ended. It is killed before a step on the disk, after a time, by the proxy, or not at all."""
         endpoint_url = store.endpoint_url if isinstance(store, S3Store) else None
-        order = {"source": str(self.source), "store": store.uri, "endpoint_url": endpoint_url, "kill_step": kill_step}
+        order = {
+            "source": str(self.source),
+            "store": store.uri,
+            "endpoint_url": endpoint_url,
+            "kill_step": kill_step,
+            "kill_after_s": kill_after_s,
+        }
         pid = int(self._say(json.dumps(order)))
         if proxy:
             proxy.victim = pid

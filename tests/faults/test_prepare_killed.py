@@ -27,8 +27,10 @@ from tljobs.store import LocalStore, S3Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-# A few in each run of the tests; 100 take a quarter of an hour.
+# A few in each run of the tests; TLJOBS_TEST_KILLS=100 makes them 100 of the process that prepares without Ray, and as
+# many of the command with its Ray, which takes half an hour.
 KILLS = int(os.environ.get("TLJOBS_TEST_KILLS", "3"))
+QUICK_KILLS = int(os.environ.get("TLJOBS_TEST_KILLS", "20"))
 SIGKILLED = -9
 
 
@@ -64,6 +66,18 @@ def test_killed_before_each_step_on_the_disk(preparing: Preparing, tmp_path: Pat
         assert_rerun_completes(preparing, store, undisturbed)
     assert published == sorted(published), "once published, it stays"
     assert set(published) == {False, True}
+
+
+def test_killed_at_random_moments(preparing: Preparing, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    started_s = time.monotonic()
+    preparing.run(LocalStore(tmp_path / "whole"))
+    whole_s = time.monotonic() - started_s
+    moments, killed = random.Random(3), 0
+    for number in range(QUICK_KILLS):
+        store = LocalStore(tmp_path / f"killed-{number}")
+        killed += preparing.run(store, kill_after_s=moments.uniform(0, whole_s))["status"] == SIGKILLED
+        assert_rerun_completes(preparing, store, undisturbed)
+    assert killed > QUICK_KILLS // 2
 
 
 @pytest.mark.parametrize("fault", [Fault.KILL_BEFORE, Fault.KILL_AFTER])

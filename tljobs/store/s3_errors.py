@@ -27,9 +27,13 @@ NO_ROOM = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"
 def s3_error(error: Exception, doing: str, where: str, endpoint_url: str | None) -> TljobsError:
     """The error for the user. `doing` is one of the keys of PERMISSIONS."""
     import botocore.exceptions as boto
+    from botocore.parsers import ResponseParserError
 
     if isinstance(error, boto.ClientError):
         return _answer(error.response, doing, where, endpoint_url or "AWS")
+    if isinstance(error, ResponseParserError):
+        hint = f"Check the endpoint {endpoint_url or 'of AWS'} ({_line(error)})"
+        return Unreachable(f"what answers here is no S3 server while {doing}", where, hint)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         hint = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance profile"
         return Unreachable(f"no S3 credentials found while {doing}", where, hint)

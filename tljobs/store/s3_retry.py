@@ -101,7 +101,6 @@ def limit_time(client: Any, limits: Limits) -> None:
 def _is_outage(error: Exception) -> bool:
     import botocore.exceptions as boto
 
-    # A time-out has taken its time already, and a wrong certificate stays wrong.
-    if isinstance(error, boto.SSLError):
+    if isinstance(error, boto.SSLError):  # a wrong certificate stays wrong
         return False
-    return isinstance(error, boto.HTTPClientError | OSError) or status(error) in TRANSIENT_STATUS
+    return isinstance(error, boto.ConnectionError | boto.HTTPClientError | OSError) or status(error) in TRANSIENT_STATUS
