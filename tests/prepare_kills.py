@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,25 @@ def assert_rerun_completes(preparing: Preparing, store: Store, undisturbed: dict
     assert not before or before == [manifest]
     again = preparing.run(store)["result"]
     assert (again["reused"], again["manifest_sha256"]) == (True, first["result"]["manifest_sha256"])
+
+
+class Moments:
+    """Random moments to kill at, until so many kills have met a living process. A busy machine makes runs longer and
+    shorter: the span that moments are drawn from follows."""
+
+    def __init__(self, kills: int, whole_s: float, earliest: float, seed: int) -> None:
+        self._wanted, self._whole_s, self._earliest = kills, whole_s, earliest
+        self._chance = random.Random(seed)
+        self.killed = 0
+
+    def __iter__(self) -> Iterator[float]:
+        for _ in range(6 * self._wanted):
+            if self.killed < self._wanted:
+                yield self._chance.uniform(self._earliest, 1) * self._whole_s
+
+    def note(self, was_killed: bool) -> None:
+        self.killed += was_killed
+        self._whole_s *= 1.03 if was_killed else 0.9
 
 
 def start_command(source: Path, root: Path, **environment: str) -> subprocess.Popen[bytes]:

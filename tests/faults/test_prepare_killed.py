@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from images import make_class_folders
 from prepare_kills import (
+    Moments,
     Preparing,
     assert_rerun_completes,
     content,
@@ -72,12 +72,12 @@ def test_killed_at_random_moments(preparing: Preparing, tmp_path: Path, undistur
     started_s = time.monotonic()
     preparing.run(LocalStore(tmp_path / "whole"))
     whole_s = time.monotonic() - started_s
-    moments, killed = random.Random(3), 0
-    for number in range(QUICK_KILLS):
+    moments = Moments(QUICK_KILLS, whole_s, earliest=0, seed=3)
+    for number, after_s in enumerate(moments):
         store = LocalStore(tmp_path / f"killed-{number}")
-        killed += preparing.run(store, kill_after_s=moments.uniform(0, whole_s))["status"] == SIGKILLED
+        moments.note(preparing.run(store, kill_after_s=after_s)["status"] == SIGKILLED)
         assert_rerun_completes(preparing, store, undisturbed)
-    assert killed > QUICK_KILLS // 2
+    assert moments.killed == QUICK_KILLS
 
 
 @pytest.mark.parametrize("fault", [Fault.KILL_BEFORE, Fault.KILL_AFTER])
@@ -106,13 +106,12 @@ def test_killed_with_all_its_processes_at_random_moments(
     with start_command(source, tmp_path / "undisturbed") as command:
         assert command.wait(timeout=300) == 0
     whole_s = time.monotonic() - started_s
-    moments = random.Random(1)
-    killed = 0
-    for number in range(KILLS):
+    moments = Moments(KILLS, whole_s, earliest=0.2, seed=1)
+    for number, after_s in enumerate(moments):
         root = tmp_path / f"killed-{number}"
         with start_command(source, root) as command:
-            time.sleep(moments.uniform(0.2, 1) * whole_s)
-            killed += command.poll() is None
+            time.sleep(after_s)
+            moments.note(command.poll() is None)
             kill_all(command)
         assert_rerun_completes(preparing, LocalStore(root), undisturbed)
-    assert killed > KILLS // 2
+    assert moments.killed == KILLS

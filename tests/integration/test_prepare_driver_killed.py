@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from images import make_class_folders
-from prepare_kills import Preparing, assert_rerun_completes, content, start_command, whole_datasets
+from prepare_kills import Moments, Preparing, assert_rerun_completes, content, start_command, whole_datasets
 
 from tljobs.store import LocalStore
 
@@ -43,12 +42,12 @@ def test_killed_at_random_moments_leaves_no_half_and_the_next_run_completes_it(
         assert command.wait(timeout=300) == 0
     whole_s = time.monotonic() - started_s
     (manifest,) = whole_datasets(LocalStore(tmp_path / "undisturbed"))
-    moments, killed = random.Random(2), 0
-    for number in range(KILLS):
+    moments = Moments(KILLS, whole_s, earliest=0.4, seed=2)  # before that, Python is still importing
+    for number, after_s in enumerate(moments):
         store = LocalStore(tmp_path / f"killed-{number}")
         with start_command(source, store.root, RAY_ADDRESS=address) as command:
-            time.sleep(moments.uniform(0.4, 1) * whole_s)  # before that, Python is still importing
-            killed += command.poll() is None
+            time.sleep(after_s)
+            moments.note(command.poll() is None)
             command.kill()
         assert_rerun_completes(preparing, store, content(manifest))
-    assert killed > KILLS // 2
+    assert moments.killed == KILLS
