@@ -89,6 +89,8 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
         *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.port={s3}", f"-master.port={master}"),
         *(f"-filer.port={filer}", f"-volume.port={volume}", f"-admin.port={admin}"),
+        # By default the free disk decides, and every bucket takes some: 67 buckets filled the server once.
+        "-volume.max=2000",
     ]
     environment = {**os.environ, **server.environment(), "GOMEMLIMIT": "300MiB"}
     with (folder / "log").open("wb") as log:

@@ -15,12 +15,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tljobs.errors import TljobsError
-from tljobs.specs import AuditSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
+from tljobs.specs import AuditSpec, DoctorSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
 from tljobs.store import open_store
 
 if TYPE_CHECKING:
     from tljobs.data.audit import audit
     from tljobs.data.prepare import prepare
+    from tljobs.doctor import doctor
     from tljobs.evaluation.evaluate import evaluate
     from tljobs.serving.export import export
     from tljobs.serving.predict import predict
@@ -35,10 +36,12 @@ _VERBS = {
     "evaluate": "tljobs.evaluation.evaluate",
     "predict": "tljobs.serving.predict",
     "export": "tljobs.serving.export",
+    "doctor": "tljobs.doctor",
 }
 
 __all__ = [
     "AuditSpec",
+    "DoctorSpec",
     "EvaluateSpec",
     "ExportSpec",
     "PredictSpec",
@@ -47,6 +50,7 @@ __all__ = [
     "TrainSpec",
     "TuneSpec",
     "audit",
+    "doctor",
     "evaluate",
     "export",
     "open_store",

@@ -21,11 +21,22 @@ from tljobs.cli_spec import Preamble, read_preamble, spec_yaml
 from tljobs.errors import Stopped, TljobsError, UsageError
 from tljobs.progress import Console
 from tljobs.results import Result
-from tljobs.specs import AuditSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, Spec, TrainSpec, TuneSpec
+from tljobs.specs import (
+    AuditSpec,
+    DoctorSpec,
+    EvaluateSpec,
+    ExportSpec,
+    PredictSpec,
+    PrepareSpec,
+    Spec,
+    TrainSpec,
+    TuneSpec,
+)
 from tljobs.store import Store, open_store
 
 DEFAULT_STORE = "./tljobs-store"
 ALL_FAILED = 7
+DOCTOR_DEFAULTS = DoctorSpec()
 
 app = App(
     name="tljobs",
@@ -264,6 +275,21 @@ def dashboard(*, port: int = 8501, no_browser: bool = False, common: Common = Co
 
 
 @app.command
+def doctor(spec: DoctorSpec = DOCTOR_DEFAULTS, *, common: Common = Common()) -> int:
+    """Can this machine, this cluster and this store do the job? Each line with its fix.
+
+    tljobs doctor
+    tljobs doctor --store s3://bucket/prefix --constraints constraints.txt
+    """
+    from tljobs.doctor import diagnosis_json, diagnosis_text
+    from tljobs.doctor import doctor as verb
+
+    diagnosis = verb(spec, common.open())
+    print(diagnosis_json(diagnosis) if common.json else diagnosis_text(diagnosis))
+    return diagnosis.code
+
+
+@app.command
 def demo(*, photos: str | None = None, common: Common = Common()) -> int:
     """The whole way on real photos: from scratch, head only, two phases, a search, a prediction.
 
@@ -290,6 +316,7 @@ SPECS: dict[str, type[Spec]] = {
     "evaluate": EvaluateSpec,
     "predict": PredictSpec,
     "export": ExportSpec,
+    "doctor": DoctorSpec,
 }
 
 

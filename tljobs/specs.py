@@ -239,3 +239,14 @@ class ExportSpec(Spec):
     run: str = Field(description="Run whose model is exported.")
     format: Literal["keras"] = Field("keras", description="Format of the model.")
     out: str = Field(description="Folder to create.")
+
+
+@Parameter(name="*")
+class DoctorSpec(Spec):
+    """Whether machine, cluster and store can do the job."""
+
+    constraints: str | None = Field(
+        None, description="File of exact versions, such as constraints.txt (default: what tljobs needs)."
+    )
+    min_disk_gb: float = Field(10, ge=0, description="Free disk below this is a warning.")
+    min_memory_gb: float = Field(2, ge=0, description="Free memory below this is a warning.")

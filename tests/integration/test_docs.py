@@ -25,6 +25,7 @@ PAGES = [
     "docs/tasks/tune.md",
     "docs/tasks/predict.md",
     "docs/tasks/dashboard.md",
+    "docs/tasks/doctor.md",
     "docs/explanation/how-it-works.md",
 ]
 # Commands that other tests run: the demo and the dashboard do not end by themselves or take minutes.

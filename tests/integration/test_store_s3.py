@@ -78,7 +78,7 @@ class TestRefusals:
 
     def test_an_endpoint_where_nothing_listens_for_columns(self, store: S3Store) -> None:
         store = S3Store(store.bucket, "", "http://127.0.0.1:9")
-        with pytest.raises(Unreachable, match="cannot be read"):
+        with pytest.raises(Unreachable, match="cannot be reached while reading"):
             store.open_input(KEY)
 
     def test_a_wrong_secret(self, store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ class TestRefusals:
     def test_no_such_bucket(self, s3_server: S3Server) -> None:
         store = S3Store("no-such-bucket", "", s3_server.endpoint_url)
         for call in (lambda: store.read(KEY), lambda: store.create(KEY, b""), lambda: store.list("")):
-            with pytest.raises(Unreachable, match=r"no such bucket: s3://no-such-bucket/.*Create it"):
+            with pytest.raises(Unreachable, match=r"no such bucket while \w+: s3://no-such-bucket/.*Create it"):
                 call()
 
     def test_an_endpoint_that_is_some_other_web_server(self, store: S3Store) -> None:
@@ -163,7 +163,7 @@ class TestFaults:
     def test_a_body_that_always_breaks_off_is_never_taken_for_whole(self, behind_proxy: S3Store, proxy: Proxy) -> None:
         behind_proxy.create(KEY, b"0123456789")
         proxy.inject("GET", Fault.CUT_BODY, times=3 * MAX_ATTEMPTS)
-        with pytest.raises(Unreachable, match="cannot be reached"):
+        with pytest.raises(Unreachable, match="breaks off"):
             behind_proxy.read(KEY)
 
     def test_a_missing_key_is_not_found_through_retries(self, behind_proxy: S3Store, proxy: Proxy) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tljobs.cli import run
-from tljobs.specs import EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, Spec, TrainSpec, TuneSpec
+from tljobs.specs import DoctorSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, Spec, TrainSpec, TuneSpec
 
-SPECS: tuple[type[Spec], ...] = (PrepareSpec, TrainSpec, TuneSpec, EvaluateSpec, PredictSpec, ExportSpec)
+SPECS: tuple[type[Spec], ...] = (PrepareSpec, TrainSpec, TuneSpec, EvaluateSpec, PredictSpec, ExportSpec, DoctorSpec)
 GONE = (
     *("shuffle", "rescale", "input_mean", "input_std", "input_layer", "output_layer", "preprocessing_function"),
     *("steps_per_epoch", "validation_steps", "input_shape", "is_training", "channel_order", "class_weight", "labels"),

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import os
 import random
 import resource
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from store_contract import StoreContract
 
-from tljobs.errors import NotFound, Unreachable, UsageError
+from tljobs.errors import InputRefused, NotFound, Unreachable, UsageError
 from tljobs.store import LocalStore, open_store
 
 KEY = "runs/a/run.json"
@@ -175,3 +177,74 @@ def test_temporary_files_never_stay_behind(store: LocalStore) -> None:
     store.create(KEY, b"one")
     store.put(KEY, b"two")
     assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["run.json"]
+
+
+class BrokenDisk(LocalStore):
+    """A disk that refuses the first step of a write, as the kernel would say it."""
+
+    def __init__(self, root: Path, number: int) -> None:
+        super().__init__(root)
+        self.number = number
+
+    def _write_temporary(self, path: Path, data: bytes) -> Path:
+        raise OSError(self.number, os.strerror(self.number), str(path))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "no space left in the store.*Free some space"),
+        (errno.EDQUOT, "no space left in the store.*Free some space"),
+        (errno.EACCES, "cannot be used while (creating|writing).*Check who owns the folder.*Permission denied"),
+        (errno.EROFS, "cannot be used while (creating|writing).*read-only"),
+        (errno.EIO, "cannot be used while (creating|writing).*The disk reports errors.*Input/output error"),
+        (errno.ESTALE, "cannot be used while (creating|writing).*mount it again"),
+        (errno.ENOENT, "folder vanished while (creating|writing)"),
+    ],
+)
+def test_each_refusal_of_the_disk_is_one_message_with_its_fix(tmp_path: Path, number: int, message: str) -> None:
+    store = BrokenDisk(tmp_path / "store", number)
+    for write in (store.create, store.put):
+        with pytest.raises(Unreachable, match=message) as caught:
+            write(KEY, b"")
+        assert caught.value.where == f"{store.uri}/{KEY}"
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(open_folder: Path) -> None:
+    (open_folder / "runs/a").mkdir(parents=True)
+    (open_folder / "runs").chmod(0)
+    shown = run_python(REPORT_THE_ERROR, open_folder, NOBODY, resource.RLIM_INFINITY)
+    assert "Check who owns the folder" in shown.stdout
+    assert "cannot be used while listing" in shown.stderr
+    (open_folder / "runs").chmod(0o755)
+
+
+def test_a_read_only_mount_is_a_clear_refusal(open_folder: Path) -> None:
+    mount = f"mount -t tmpfs -o ro tmpfs {open_folder} && exec"
+    own_mounts = ("unshare", "--mount", "--map-root-user", "sh", "-c", f'{mount} "$@"', "sh")
+    if run_python("", prefix=own_mounts).returncode:
+        pytest.skip("this machine lets no test mount a disk; the parametrized test covers the message")
+    shown = run_python(REPORT_THE_ERROR, open_folder, 0, resource.RLIM_INFINITY, prefix=own_mounts)
+    assert shown.stdout.startswith("Unreachable the store cannot be used while creating"), shown
+    assert "mounted read-only" in shown.stdout
+
+
+def test_a_store_that_vanishes_while_it_is_used_is_empty_and_can_be_filled_again(store: LocalStore) -> None:
+    store.create(KEY, b"one")
+    shutil.rmtree(store.root)
+    assert (store.list(""), store.folders("runs/"), store.exists(KEY)) == ([], [], False)
+    with pytest.raises(NotFound):
+        store.read(KEY)
+    store.delete(KEY)
+    store.create(KEY, b"two")
+    assert store.read(KEY) == b"two"
+
+
+def test_wrong_bytes_are_named_with_what_differs(store: LocalStore) -> None:
+    store.create(KEY, b"one")
+    assert store.read_verified(KEY, 3, hashlib.sha256(b"one").hexdigest()) == b"one"
+    with pytest.raises(InputRefused, match="its SHA-256 differs"):
+        store.read_verified(KEY, 3, hashlib.sha256(b"two").hexdigest())
+    with pytest.raises(InputRefused, match="3 bytes instead of 4"):
+        store.read_verified(KEY, 4, "")

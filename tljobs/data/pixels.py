@@ -112,5 +112,7 @@ def encode_png(pixels: Pixels) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=PNG_LEVEL, compress_type=PNG_STRATEGY)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(
+        buffer, "PNG", compress_level=PNG_LEVEL, compress_type=PNG_STRATEGY
+    )
     return buffer.getvalue()

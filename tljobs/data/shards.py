@@ -114,13 +114,11 @@ def shard_info(key: str, data: bytes, rows: int) -> ShardInfo:
 def verify_shard(store: Store, shard: ShardInfo) -> None:
     """Raises InputRefused naming the shard when it is gone, or its size or SHA-256 is not the manifest's."""
     try:
-        data = store.read(shard.key)
+        store.read_verified(shard.key, shard.size_bytes, shard.sha256)
     except NotFound as error:
         raise _damaged(store, shard, "it is gone") from error
-    if len(data) != shard.size_bytes:
-        raise _damaged(store, shard, f"{len(data)} bytes instead of {shard.size_bytes}")
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise _damaged(store, shard, "its SHA-256 differs")
+    except InputRefused as error:
+        raise _damaged(store, shard, error.hint) from error
 
 
 def read_row_group(store: Store, shard: ShardInfo, group: int) -> tuple[list[str], list[bytes], list[tuple[int, ...]]]:
