@@ -16,7 +16,7 @@ from PIL import Image
 from tljobs.data.foreign import stored_form
 from tljobs.data.isolate import Isolated, decode_limits
 
-OPTIONS = {"lossy": True, "short_side": 256, "max_pixels": 100_000_000, "background": "#ffffff"}
+OPTIONS = {"form": "jpeg", "short_side": 256, "max_pixels": 100_000_000, "background": "#ffffff"}
 CASES = {"500 × 375": (500, 375, 600), "4000 × 3000": (4000, 3000, 24)}
 DIFFERENT, ROUNDS = 12, 9
 

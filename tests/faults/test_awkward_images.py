@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 COUNT = 1000
 SHORT_SIDE = 48
 MAX_PIXELS = 4_000_000
-OPTIONS = {"lossy": False, "short_side": SHORT_SIDE, "max_pixels": MAX_PIXELS, "background": "#ffffff"}
+OPTIONS = {"form": "png", "short_side": SHORT_SIDE, "max_pixels": MAX_PIXELS, "background": "#ffffff"}
 MAX_GROWTH_BYTES = 256 * 2**20
 PAGE = Path(__file__).parents[2] / "docs/tasks/prepare.md"
 

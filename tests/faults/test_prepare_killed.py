@@ -27,11 +27,17 @@ from tljobs.store import LocalStore, S3Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-# A few in each run of the tests; TLJOBS_TEST_KILLS=100 makes them 100 of the process that prepares without Ray, and as
-# many of the command with its Ray, which takes half an hour.
-KILLS = int(os.environ.get("TLJOBS_TEST_KILLS", "3"))
-QUICK_KILLS = int(os.environ.get("TLJOBS_TEST_KILLS", "20"))
+# A few in each run of the tests; TLJOBS_TEST_KILLS=100 makes them 100 of the process that prepares without Ray, at each
+# of its steps and requests, and as many of the command with its Ray, which takes more than an hour.
+ALL = "TLJOBS_TEST_KILLS" in os.environ
+KILLS = int(os.environ.get("TLJOBS_TEST_KILLS", "2"))
+QUICK_KILLS = int(os.environ.get("TLJOBS_TEST_KILLS", "5"))
 SIGKILLED = -9
+
+
+def chosen(count: int) -> list[int]:
+    """The places, from 1, of `count` at which to kill: all, or about eight and the last two."""
+    return list(range(1, count + 1)) if ALL else sorted({*range(1, count + 1, 1 + count // 8), count - 1, count})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def test_killed_before_each_step_on_the_disk(preparing: Preparing, tmp_path: Pat
     steps = preparing.run(LocalStore(tmp_path / "counted"))["steps"]
     assert steps > 20
     published = []
-    for step in range(1, steps + 1):
+    for step in chosen(steps):
         store = LocalStore(tmp_path / f"killed-{step}")
         assert preparing.run(store, kill_step=step)["status"] == SIGKILLED
         published.append(bool(list_datasets(store)))
@@ -90,12 +96,12 @@ def test_killed_at_each_request_to_s3(
     assert preparing.run(through_proxy("counted"))["status"] == 0
     calls = proxy.requests[EVERY]
     assert calls > 10
-    for call in range(1, calls + 1):
+    for call in chosen(calls):
         proxy.inject_at(EVERY, call, fault)
         assert preparing.run(through_proxy(f"killed-{call}"), proxy=proxy)["status"] == SIGKILLED
         same = S3Store(clean.bucket, f"{clean.prefix}/killed-{call}", clean.endpoint_url)
         assert_rerun_completes(preparing, same, undisturbed)
-    assert proxy.injected[fault] == calls
+    assert proxy.injected[fault] == len(chosen(calls))
 
 
 def test_killed_with_all_its_processes_at_random_moments(

@@ -6,32 +6,30 @@ functions raise BadImage.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from tljobs.data.decode import decode
 from tljobs.data.pixels import encode_jpeg, encode_png, eval_view
 from tljobs.data.probe import probe
 
+Form = Literal["draft", "jpeg", "png"]
+
 
 def stored_form(
-    data: bytes, *, lossy: bool, short_side: int, max_pixels: int, background: str
+    data: bytes, *, form: Form, short_side: int, max_pixels: int, background: str
 ) -> tuple[dict[str, Any], bytes]:
-    """An image as a dataset stores it: the fields of its index row, and a JPEG (`lossy`) or PNG file."""
+    """An image as a dataset stores it: the fields of its index row, and a JPEG or PNG file; a `draft` is a JPEG file
+    with the image's probe as a further field."""
     decoded = decode(data, short_side=short_side, max_pixels=max_pixels, background=background)
-    fields = {
+    fields: dict[str, Any] = {
         "width_px": decoded.width_px,
         "height_px": decoded.height_px,
         "source_format": decoded.source_format,
         "converted": decoded.conversions,
     }
-    return fields, encode_jpeg(decoded.pixels) if lossy else encode_png(decoded.pixels)
-
-
-def drafted(data: bytes, *, short_side: int, max_pixels: int, background: str) -> tuple[dict[str, Any], bytes]:
-    """An image as a dataset stores it for training: its probe and conversions, and a JPEG file."""
-    decoded = decode(data, short_side=short_side, max_pixels=max_pixels, background=background)
-    fields = {"probe": probe(decoded).model_dump(), "converted": decoded.conversions}
-    return fields, encode_jpeg(decoded.pixels)
+    if form == "draft":
+        fields["probe"] = probe(decoded).model_dump()
+    return fields, encode_png(decoded.pixels) if form == "png" else encode_jpeg(decoded.pixels)
 
 
 def network_view(

@@ -13,6 +13,7 @@ from typing import Any
 
 from tljobs.data import isolate
 from tljobs.data.earlier import IDENTITY, read_stored
+from tljobs.data.foreign import Form
 from tljobs.data.formats import BadImage, has_wrong_extension
 from tljobs.data.plan import (
     Decoding,
@@ -56,7 +57,7 @@ def inspect_files(
 
     pack = bytearray()
     files: list[Inspected] = []
-    for answer in _child("drafted", decoding).map(hashed(), _options(decoding)):
+    for answer in _child(decoding).map(hashed(), _options(decoding, "draft")):
         sha256 = sha256s.popleft()
         if isinstance(answer, BadImage):
             files.append(Inspected(sha256=sha256, reason=answer.reason, detail=answer.detail))
@@ -80,8 +81,7 @@ def write_shard(task: ShardTask, *, store: Store, endpoint_url: str | None, deco
     fresh = [image for image in task.images if image.sha256 not in copies]
     contents = _read_ahead([image.address for image in fresh], endpoint_url)
     unchanged = (_unchanged(image, data) for image, data in zip(fresh, contents, strict=True))
-    options = {"lossy": task.split == "train", **_options(decoding)}
-    answers = _child("stored_form", decoding).map(unchanged, options)
+    answers = _child(decoding).map(unchanged, _options(decoding, "jpeg" if task.split == "train" else "png"))
     rows: list[IndexRow] = []
     stored: list[bytes] = []
     rejected: list[Rejected] = []
@@ -109,13 +109,13 @@ def write_shard(task: ShardTask, *, store: Store, endpoint_url: str | None, deco
     )
 
 
-def _child(function: str, decoding: Decoding) -> isolate.Isolated:
+def _child(decoding: Decoding) -> isolate.Isolated:
     limits = isolate.decode_limits(decoding.max_pixels, decoding.timeout_s)
-    return isolate.shared(f"tljobs.data.foreign:{function}", limits)
+    return isolate.shared("tljobs.data.foreign:stored_form", limits)
 
 
-def _options(decoding: Decoding) -> dict[str, Any]:
-    return decoding.model_dump(include={"short_side", "max_pixels", "background"})
+def _options(decoding: Decoding, form: Form) -> dict[str, Any]:
+    return {"form": form, **decoding.model_dump(include={"short_side", "max_pixels", "background"})}
 
 
 def _read_drafts(task: ShardTask, endpoint_url: str | None) -> dict[str, bytes]:
