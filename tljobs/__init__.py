@@ -15,11 +15,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tljobs.errors import TljobsError
-from tljobs.specs import AuditSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
+from tljobs.specs import (
+    AuditSpec,
+    EvaluateSpec,
+    ExportDatasetSpec,
+    ExportSpec,
+    PredictSpec,
+    PrepareSpec,
+    TrainSpec,
+    TuneSpec,
+)
 from tljobs.store import open_store
 
 if TYPE_CHECKING:
     from tljobs.data.audit import audit
+    from tljobs.data.export import export_dataset
     from tljobs.data.prepare import prepare
     from tljobs.evaluation.evaluate import evaluate
     from tljobs.serving.export import export
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 
 _VERBS = {
     "audit": "tljobs.data.audit",
+    "export_dataset": "tljobs.data.export",
     "prepare": "tljobs.data.prepare",
     "train": "tljobs.training.train",
     "tune": "tljobs.tuning.job",
@@ -40,6 +51,7 @@ _VERBS = {
 __all__ = [
     "AuditSpec",
     "EvaluateSpec",
+    "ExportDatasetSpec",
     "ExportSpec",
     "PredictSpec",
     "PrepareSpec",
@@ -49,6 +61,7 @@ __all__ = [
     "audit",
     "evaluate",
     "export",
+    "export_dataset",
     "open_store",
     "predict",
     "prepare",

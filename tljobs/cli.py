@@ -21,7 +21,17 @@ from tljobs.cli_spec import Preamble, read_preamble, spec_yaml
 from tljobs.errors import Stopped, TljobsError, UsageError
 from tljobs.progress import Console
 from tljobs.results import Result
-from tljobs.specs import AuditSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, Spec, TrainSpec, TuneSpec
+from tljobs.specs import (
+    AuditSpec,
+    EvaluateSpec,
+    ExportDatasetSpec,
+    ExportSpec,
+    PredictSpec,
+    PrepareSpec,
+    Spec,
+    TrainSpec,
+    TuneSpec,
+)
 from tljobs.store import Store, open_store
 
 DEFAULT_STORE = "./tljobs-store"
@@ -86,6 +96,18 @@ def audit(spec: AuditSpec, *, common: Common = Common()) -> int:
     report = verb(spec, common.open())
     print(report.model_dump_json() if common.json else audit_text(report))
     return 0
+
+
+@app.command
+def export_dataset(spec: ExportDatasetSpec, *, dry_run: DryRun = False, common: Common = Common()) -> int:
+    """Write a dataset as TFRecord files, for programs that read those.
+
+    tljobs export-dataset birds --out ./bird-records
+    tljobs export-dataset birds@VERSION --split val --split test --out ./held-out
+    """
+    from tljobs.data.export import export_dataset as verb
+
+    return _print_result(verb(spec, common.open(), Console(), dry_run=dry_run), common)
 
 
 @app.command
@@ -285,6 +307,7 @@ def demo(*, photos: str | None = None, common: Common = Common()) -> int:
 SPECS: dict[str, type[Spec]] = {
     "prepare": PrepareSpec,
     "audit": AuditSpec,
+    "export-dataset": ExportDatasetSpec,
     "train": TrainSpec,
     "tune": TuneSpec,
     "evaluate": EvaluateSpec,

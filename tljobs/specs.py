@@ -239,3 +239,17 @@ class ExportSpec(Spec):
     run: str = Field(description="Run whose model is exported.")
     format: Literal["keras"] = Field("keras", description="Format of the model.")
     out: str = Field(description="Folder to create.")
+
+
+@Parameter(name="*")
+class ExportDatasetSpec(Spec):
+    """A dataset as files for other programs."""
+
+    positional = ("dataset",)
+
+    dataset: str = Field(description="Dataset: NAME, or NAME@VERSION.")
+    format: Literal["tfrecord"] = Field("tfrecord", description="Format of the files.")
+    split: tuple[Literal["train", "val", "test"], ...] = Field(
+        ("train", "val", "test"), min_length=1, description="Split to export; several times for several."
+    )
+    out: str = Field(description="Folder to create.")
