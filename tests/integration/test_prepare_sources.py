@@ -21,7 +21,6 @@ from tfrecords import write_tfrecord
 
 from tljobs.data.prepare import prepare
 from tljobs.data.sources import list_source, read_file
-from tljobs.errors import UsageError
 from tljobs.progress import Silent
 from tljobs.results import PrepareResult
 from tljobs.runs import dataset_index, dataset_rejected, open_dataset
@@ -131,12 +130,6 @@ def test_an_image_that_a_table_names_and_nobody_has_is_rejected_as_unreadable(ph
     result = made(table, store, max_rejected=0.05)
     (rejected,) = dataset_rejected(store, open_dataset(store, "kinds")).to_pylist()
     assert (result.rejected, rejected["uri"], rejected["reason"]) == (1, f"{tmp_path}/gone.jpg", "unreadable")
-
-
-def test_several_labels_per_image_are_refused_after_the_plan(photos: Path, tmp_path: Path) -> None:
-    table = write_csv(tmp_path / "t.csv", [(str(path), label) for path, label in files(photos)])
-    with pytest.raises(UsageError, match="several labels per image"):
-        made(table, LocalStore(tmp_path / "store"), label_separator="|")
 
 
 def test_every_kind_is_read_from_s3_and_a_table_may_mix_places(

@@ -1,8 +1,8 @@
 """Reading and writing `tf.train.Example` messages without TensorFlow, whose import takes seconds.
 
-A serialised message flows in and its features flow out, or the other way round. The three messages and their field numbers are those of
-tensorflow/core/example/example.proto and feature.proto; the wire format is that of protocol buffers:
-https://protobuf.dev/programming-guides/encoding/.
+A serialised message flows in and its features flow out, or the other way round. The three messages and their field
+numbers are those of tensorflow/core/example/example.proto and feature.proto; the wire format is that of protocol
+buffers: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
