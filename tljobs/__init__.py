@@ -15,11 +15,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tljobs.errors import TljobsError
-from tljobs.specs import AuditSpec, DoctorSpec, EvaluateSpec, ExportSpec, PredictSpec, PrepareSpec, TrainSpec, TuneSpec
+from tljobs.specs import (
+    AuditSpec,
+    DoctorSpec,
+    EvaluateSpec,
+    ExportDatasetSpec,
+    ExportSpec,
+    PredictSpec,
+    PrepareSpec,
+    TrainSpec,
+    TuneSpec,
+)
 from tljobs.store import open_store
 
 if TYPE_CHECKING:
     from tljobs.data.audit import audit
+    from tljobs.data.export import export_dataset
     from tljobs.data.prepare import prepare
     from tljobs.doctor import doctor
     from tljobs.evaluation.evaluate import evaluate
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
 
 _VERBS = {
     "audit": "tljobs.data.audit",
+    "export_dataset": "tljobs.data.export",
     "prepare": "tljobs.data.prepare",
     "train": "tljobs.training.train",
     "tune": "tljobs.tuning.job",
@@ -43,6 +55,7 @@ __all__ = [
     "AuditSpec",
     "DoctorSpec",
     "EvaluateSpec",
+    "ExportDatasetSpec",
     "ExportSpec",
     "PredictSpec",
     "PrepareSpec",
@@ -53,6 +66,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "export_dataset",
     "open_store",
     "predict",
     "prepare",

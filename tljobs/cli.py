@@ -25,6 +25,7 @@ from tljobs.specs import (
     AuditSpec,
     DoctorSpec,
     EvaluateSpec,
+    ExportDatasetSpec,
     ExportSpec,
     PredictSpec,
     PrepareSpec,
@@ -97,6 +98,18 @@ def audit(spec: AuditSpec, *, common: Common = Common()) -> int:
     report = verb(spec, common.open())
     print(report.model_dump_json() if common.json else audit_text(report))
     return 0
+
+
+@app.command
+def export_dataset(spec: ExportDatasetSpec, *, dry_run: DryRun = False, common: Common = Common()) -> int:
+    """Write a dataset as TFRecord files, for programs that read those.
+
+    tljobs export-dataset birds --out ./bird-records
+    tljobs export-dataset birds@VERSION --split val --split test --out ./held-out
+    """
+    from tljobs.data.export import export_dataset as verb
+
+    return _print_result(verb(spec, common.open(), Console(), dry_run=dry_run), common)
 
 
 @app.command
@@ -311,6 +324,7 @@ def demo(*, photos: str | None = None, common: Common = Common()) -> int:
 SPECS: dict[str, type[Spec]] = {
     "prepare": PrepareSpec,
     "audit": AuditSpec,
+    "export-dataset": ExportDatasetSpec,
     "train": TrainSpec,
     "tune": TuneSpec,
     "evaluate": EvaluateSpec,

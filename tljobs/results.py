@@ -94,3 +94,16 @@ class ExportResult(Result):
     out: str
     files: list[str]
     sha256: str
+
+
+class ExportDatasetResult(Result):
+    """`images` counts those of each split, `size_bytes` all files together."""
+
+    dataset: str
+    version: str
+    format: str
+    out: str
+    images: dict[str, int]
+    classes: list[str]
+    files: list[str]
+    size_bytes: int

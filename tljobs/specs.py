@@ -250,3 +250,17 @@ class DoctorSpec(Spec):
     )
     min_disk_gb: float = Field(10, ge=0, description="Free disk below this is a warning.")
     min_memory_gb: float = Field(2, ge=0, description="Free memory below this is a warning.")
+
+
+@Parameter(name="*")
+class ExportDatasetSpec(Spec):
+    """A dataset as files for other programs."""
+
+    positional = ("dataset",)
+
+    dataset: str = Field(description="Dataset: NAME, or NAME@VERSION.")
+    format: Literal["tfrecord"] = Field("tfrecord", description="Format of the files.")
+    split: tuple[Literal["train", "val", "test"], ...] = Field(
+        ("train", "val", "test"), min_length=1, description="Split to export; several times for several."
+    )
+    out: str = Field(description="Folder to create.")

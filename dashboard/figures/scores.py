@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tljobs.records import EvaluationReport
+from tljobs.records import ClassScores, EvaluationReport
 
 _TITLES = {
     "accuracy": "Accuracy",
     "top_5": "Top-5 accuracy",
     "balanced_accuracy": "Balanced accuracy",
+    "label_accuracy": "Label accuracy",
+    "micro_f1": "Micro F1",
     "macro_f1": "Macro F1",
+    "macro_auroc": "Macro AUROC",
+    "mean_average_precision": "Mean average precision",
     "loss": "Loss",
 }
-_NOT_SHARES = frozenset({"loss"})
+_NOT_SHARES = frozenset({"loss", "macro_auroc", "mean_average_precision"})
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ def scores(report: EvaluationReport) -> list[Score]:
 
 
 def class_rows(report: EvaluationReport) -> list[dict[str, str | int | float | None]]:
-    """One row per class: label, images, precision, recall, F1 (shares, None where undefined), worst F1 first."""
+    """One row per class: label, images, precision, recall, F1 (shares, None where undefined), worst F1 first; for
+    several labels per image also the areas under the curves, which need no threshold."""
     ordered = sorted(report.per_class, key=lambda each: (each.f1 is not None, each.f1 or 0.0))
     return [
         {
@@ -43,9 +48,16 @@ def class_rows(report: EvaluationReport) -> list[dict[str, str | int | float | N
             "precision": each.precision,
             "recall": each.recall,
             "f1": each.f1,
+            **_areas(report, each),
         }
         for each in ordered
     ]
+
+
+def _areas(report: EvaluationReport, scores_of_class: ClassScores) -> dict[str, float | None]:
+    if report.task == "single-label":
+        return {}
+    return {"auroc": scores_of_class.auroc, "average_precision": scores_of_class.average_precision}
 
 
 def accuracy_text(scores_of_split: dict[str, float]) -> Score | None:

@@ -50,12 +50,15 @@ def _scores(report: EvaluationReport) -> None:
             card(score.title, score.value, score.interval)
     st.caption(f"{report.images} images of {plain(report.dataset)}, split {plain(report.split)}")
     share = st.column_config.NumberColumn(format="percent")
+    columns: dict[str, Any] = dict.fromkeys(("precision", "recall", "f1"), share)
+    columns["auroc"] = st.column_config.NumberColumn("AUROC", format="%.3f")
+    columns["average_precision"] = st.column_config.NumberColumn("average precision", format="%.3f")
     with st.expander("Scores per class"):
         st.dataframe(
             scores.class_rows(report),
             key="classes",
             hide_index=True,
-            column_config=dict.fromkeys(("precision", "recall", "f1"), share),
+            column_config=columns,
             alt="Scores per class",
         )
 

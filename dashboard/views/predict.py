@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from dashboard import model_process, source
+from dashboard.figures.gallery import NO_LABEL
 from dashboard.figures.top_labels import bars, top_labels_chart
 from dashboard.source import Address
 from dashboard.text import plain
@@ -77,7 +78,9 @@ def _prediction(at: Address, record: ModelRecord, file: UploadedFile, index: int
         picture.image(_preview(data), alt=file.name, width=PREVIEW_PX)
         picture.text(file.name)
         if row.label is not None and row.score is not None:
-            answer.metric("Label", plain(row.label), f"{row.score:.1%}", delta_color="off", delta_arrow="off")
+            # A model of several labels per image may find none; then the score is of a class that does not apply.
+            score = f"{row.score:.1%}" if row.label else f"highest: {row.score:.1%}"
+            answer.metric("Label", plain(row.label or NO_LABEL), score, delta_color="off", delta_arrow="off")
         items = bars(row.top)
         answer.altair_chart(top_labels_chart(items), key=f"top-{index}", alt="Most probable labels")
 

@@ -20,6 +20,7 @@ PAGES = [
     "README.md",
     "docs/tasks/prepare.md",
     "docs/tasks/audit.md",
+    "docs/tasks/export-dataset.md",
     "docs/tasks/commands.md",
     "docs/tasks/train.md",
     "docs/tasks/tune.md",

@@ -14,6 +14,7 @@ from tljobs.runs import open_run, open_search, run_metrics, run_model
 from tljobs.specs import TuneSpec
 from tljobs.store import Store
 from tljobs.tuning.job import tune
+from tljobs.tuning.trial import finish_if_cut_off
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -67,6 +68,22 @@ def test_asha_stops_a_hopeless_trial_early_but_not_before_the_depths_differ(stor
     assert min(epochs.values()) >= 2
     assert min(epochs.values()) < 6
     assert epochs[result.best or ""] == 6
+
+
+def test_a_trial_that_was_cut_off_before_its_end_is_finished_once(store: Store, dataset: DatasetManifest) -> None:
+    """As when the processes of the search end between the last report of a trial and its record."""
+    name = "cut-off"
+    tune(spec(name=name, learning_rate="1e-2,1e-3", unfreeze="head", epochs=1), store, Silent())
+    (loser,) = [trial for trial in open_search(store, name).trials if trial.name != open_search(store, name).best]
+    ends = [event for event in loser.events if event.kind == "finished"]
+    for event in ends:
+        store.delete(layout.run_event(loser.name, event.seq))
+    assert open_run(store, loser.name).status != "finished"
+    for _ in range(2):
+        finish_if_cut_off(store, dataset, loser.name)
+    again = open_run(store, loser.name)
+    assert (again.status, again.scores) == ("finished", ends[0].data["scores"])
+    assert len([event for event in again.events if event.kind == "finished"]) == 1
 
 
 def test_the_table_is_published_and_reads_as_plain_parquet(store: Store, result: TuneResult) -> None:

@@ -144,7 +144,19 @@ def test_an_empty_store_lists_nothing(store: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["prepare"], ["train"], ["tune"], ["evaluate"], ["predict"], ["export"], ["runs"], ["dashboard"]]
+    "command",
+    [
+        [],
+        ["prepare"],
+        ["train"],
+        ["tune"],
+        ["evaluate"],
+        ["predict"],
+        ["export"],
+        ["export-dataset"],
+        ["runs"],
+        ["dashboard"],
+    ],
 )
 def test_help_shows_an_example_before_the_options(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*command, "--help"]) == 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from pathlib import Path
 
 from tljobs import layout
-from tljobs.errors import NameTaken, NotFound, Unreachable, UsageError
+from tljobs.errors import NotFound
+from tljobs.new_folder import free_folder, new_folder
 from tljobs.progress import SILENT, Reporter
 from tljobs.records import ModelRecord
 from tljobs.results import ExportResult
@@ -40,7 +39,7 @@ def export(
     without the run or its model, NameTaken when the folder has something in it, InputRefused when the stored model is
     not the one in its record.
     """
-    out = _free_folder(spec.out)
+    out = free_folder(spec.out, "a model")
     record = _model_record(store, spec.run)
     reporter.plan(
         f"export {spec.run}",
@@ -67,15 +66,6 @@ def export(
     )
 
 
-def _free_folder(text: str) -> Path:
-    if "://" in text:
-        raise UsageError("a model is exported to a local folder", text, "Export it here and copy it")
-    out = Path(text).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise NameTaken("the output exists already", text, "Name a new or empty folder with --out")
-    return out
-
-
 def _model_record(store: Store, run: str) -> ModelRecord:
     try:
         record = run_model(store, run)
@@ -97,13 +87,6 @@ def _files(store: Store, record: ModelRecord) -> dict[str, bytes]:
 
 
 def _write_folder(out: Path, files: dict[str, bytes]) -> None:
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(out, "the model") as draft:
         for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        temporary.replace(out)
-    except OSError as error:
-        raise Unreachable("the model cannot be written", str(out), error.strerror or str(error)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (draft / name).write_bytes(data)

@@ -28,7 +28,7 @@ from tljobs.training.resources import worker_resources
 from tljobs.training.train import check
 from tljobs.tuning.space import Trial, train_spec, trials_of
 from tljobs.tuning.table import best_of, score_table, trial_result, trials_parquet
-from tljobs.tuning.trial import TrialTask, run_trial
+from tljobs.tuning.trial import TrialTask, finish_if_cut_off, run_trial
 
 ASHA_REDUCTION = 3
 HOW, NOT_WHAT = NOT_PART_OF_REQUEST, frozenset({"dataset", "concurrent", "time_limit"})
@@ -143,7 +143,11 @@ def _run_trials(task: TrialTask, trials: tuple[Trial, ...], places: Places, repo
                 **storage,
             ),
         )
-        tuner.fit()
+        results = tuner.fit()
+    for result in results:
+        metrics = result.metrics or {}
+        if result.error is None and metrics.get("done") and "run" in metrics:
+            finish_if_cut_off(task.store, task.manifest, metrics["run"])
 
 
 def _ask_all_to_stop(store: Store, name: str, trials: tuple[Trial, ...]) -> None:

@@ -64,7 +64,7 @@ def _train(task: TrialTask, trial: Trial, name: str) -> None:
     from tljobs.training.workers import Workers
 
     def report(row: EpochRow) -> None:
-        tune.report({"val_accuracy": row.val_accuracy, "val_loss": row.val_loss, "step": row.step})
+        tune.report({"val_accuracy": row.val_accuracy, "val_loss": row.val_loss, "step": row.step, "run": name})
 
     keras.backend.clear_session()  # the process has trained another trial before
     spec = train_spec(task.spec, task.search, trial)
@@ -98,6 +98,13 @@ def finish_trial(store: Store, manifest: DatasetManifest, name: str, *, stopped_
     rate = sum(row.images for row in epochs) / max(1e-9, sum(row.wall_s for row in epochs))
     data = {"scores": {"val": scores}, "images_per_s": rate, "best_step": best.step, "stopped_by": stopped_by}
     run_journal(store, name).append("finished", attempt=run.attempt, step=epochs[-1].step, data=data)
+
+
+def finish_if_cut_off(store: Store, manifest: DatasetManifest, name: str) -> None:
+    """The end of a trial that the scheduler stopped, unless it has written its own: with the last trial Tune ends all
+    processes, sometimes before."""
+    if open_run(store, name).status not in ("finished", "failed", "stopped"):
+        finish_trial(store, manifest, name, stopped_by="asha")
 
 
 def _must_not_start(task: TrialTask) -> bool:

@@ -259,6 +259,17 @@ class TestScores:
         rows = scores.class_rows(report_of(((1,),), ("cat",)))
         assert [(row["class"], row["f1"]) for row in rows] == [("emu", None), ("cat", 0.667), ("dog", 0.8)]
 
+    def test_areas_under_the_curves_are_shown_for_several_labels_per_image(self) -> None:
+        report = report_of(((1,),), ("cat",))
+        area = report.per_class[0].model_copy(update={"auroc": 0.9, "average_precision": 0.8})
+        several = report.model_copy(
+            update={"task": "multi-label", "per_class": (area,), "scores": {"macro_auroc": 0.9, "accuracy": 0.5}}
+        )
+        assert "auroc" not in scores.class_rows(report)[0]
+        assert scores.class_rows(several)[0] == scores.class_rows(several)[0] | {"auroc": 0.9, "average_precision": 0.8}
+        shown = [(score.title, score.value) for score in scores.scores(several)]
+        assert shown == [("Accuracy", "50.0%"), ("Macro AUROC", "0.9000")]
+
     def test_accuracy_of_a_finished_run(self) -> None:
         with_interval = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75}
         assert scores.accuracy_text(with_interval) == scores.Score("Accuracy", "50.0%", "95 %: 25.0% to 75.0%")

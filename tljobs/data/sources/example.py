@@ -1,14 +1,14 @@
-"""Reading `tf.train.Example` messages without TensorFlow, whose import takes seconds.
+"""Reading and writing `tf.train.Example` messages without TensorFlow, whose import takes seconds.
 
-A serialised message flows in; its features flow out. The three messages and their field numbers are those of
-tensorflow/core/example/example.proto and feature.proto; the wire format is that of protocol buffers:
-https://protobuf.dev/programming-guides/encoding/.
+A serialised message flows in and its features flow out, or the other way round. The three messages and their field
+numbers are those of tensorflow/core/example/example.proto and feature.proto; the wire format is that of protocol
+buffers: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -120,3 +120,36 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return number & (2**64 - 1), position
     raise ValueError("a number without an end")
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def bytes_feature(values: Sequence[bytes]) -> bytes:
+    """A feature of byte strings, serialised."""
+    return _written(BYTES_LIST, b"".join(_written(1, value) for value in values))
+
+
+def int64_feature(values: Sequence[int]) -> bytes:
+    """A feature of whole numbers of 64 bits, serialised (packed)."""
+    return _written(INT64_LIST, _written(1, b"".join(_written_varint(value % 2**64) for value in values)))
+
+
+def write_example(features: Mapping[str, bytes]) -> bytes:
+    """The message of serialised features, in the order of their names: the same bytes for the same features."""
+    entries = (_written(1, name.encode()) + _written(2, features[name]) for name in sorted(features))
+    return _written(1, b"".join(_written(1, entry) for entry in entries))
+
+
+def _written(number: int, value: bytes) -> bytes:
+    """Field `number`, which holds a message, a text or a byte string."""
+    return _written_varint(number << 3 | LENGTH) + _written_varint(len(value)) + value
+
+
+def _written_varint(number: int) -> bytes:
+    data = bytearray()
+    while number >= 0x80:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)

@@ -1,8 +1,7 @@
 """TFRecord files of `tf.train.Example`: files flow in, a Listing flows out, without TensorFlow.
 
 Each file is read once from end to end, its checksums are verified, and of each image the place in the file is noted,
-so that later an image is read alone. The format: a length (8 bytes, little-endian), the masked CRC-32C of the length
-(4), the data, the masked CRC-32C of the data (4); see tensorflow/core/lib/io/record_writer.h.
+so that later an image is read alone.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from tljobs.data.sources.context import Context
 from tljobs.data.sources.entries import Entries, listing_of
 from tljobs.data.sources.example import Span, Values, read_example
 from tljobs.data.sources.folders import SPLIT_NAMES, is_hidden
+from tljobs.data.sources.framing import FOOTER_BYTES, HEADER_BYTES, masked_crc
 from tljobs.data.sources.model import Found, Listing, SourceOptions, Tree
 from tljobs.data.sources.reading import open_input, within
 from tljobs.errors import InputRefused
@@ -24,7 +24,6 @@ from tljobs.records import Split
 
 NAME = re.compile(r".*\.tfrecords?([-_.].*)?", re.IGNORECASE)
 SHARD_NAME = re.compile(r"(.*[-_.])?(?P<split>train|val|valid|validation|test)[-_.].*", re.IGNORECASE)
-HEADER_BYTES, FOOTER_BYTES = 12, 4
 MAX_RECORD_BYTES = 2**30
 BUFFER_BYTES = 16 * 2**20  # few requests where the file is on S3
 GZIP = b"\x1f\x8b"
@@ -83,12 +82,7 @@ def read_records(file: Found, endpoint_url: str | None) -> Iterator[tuple[int, b
 
     Raises InputRefused when a checksum is wrong, the file ends too soon, or it is compressed.
     """
-    import google_crc32c
     import pyarrow as pa
-
-    def masked_crc(data: bytes) -> int:
-        crc: int = google_crc32c.value(data)
-        return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
     def damaged(offset: int, why: str) -> InputRefused:
         return InputRefused("damaged TFRecord file", f"{file.uri} at byte {offset}", f"Copy it again ({why})")

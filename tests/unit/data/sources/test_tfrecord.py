@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tfrecords import Value, example_bytes, framed, write_tfrecord
+from tfrecords import Value, example_bytes, example_class, framed, write_tfrecord
 
 from tljobs.data.sources import Listing, SourceOptions, list_source, read_file
-from tljobs.data.sources.example import Span, read_example
+from tljobs.data.sources.example import Span, bytes_feature, int64_feature, read_example, write_example
+from tljobs.data.sources.framing import write_record
 from tljobs.errors import InputRefused, UsageError
 
 FEATURES = st.dictionaries(
@@ -45,6 +47,32 @@ def test_examples_are_read_as_protobuf_wrote_them(features: dict[str, Value]) ->
         for name, values in read_example(data).items()
     }
     assert read == features
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), st.lists(st.binary(max_size=300), max_size=3), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4), max_size=3),
+)
+def test_examples_that_we_write_are_read_by_protobuf_and_by_us(
+    texts: dict[str, list[bytes]], numbers: dict[str, list[int]]
+) -> None:
+    features = {name: bytes_feature(values) for name, values in texts.items()}
+    data = write_example(features | {name: int64_feature(values) for name, values in numbers.items()})
+    parsed = example_class().FromString(data).features.feature
+    assert set(parsed) == texts.keys() | numbers.keys()
+    for name, feature in parsed.items():
+        kind, expected = ("int64list", numbers[name]) if name in numbers else ("byteslist", texts[name])
+        assert feature.WhichOneof("kind") == kind
+        assert list(getattr(feature, kind).value) == expected
+    assert read_example(data).keys() == set(parsed)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=4))
+def test_records_that_we_write_are_framed_as_tensorflow_frames_them(records: list[bytes]) -> None:
+    file = io.BytesIO()
+    for record in records:
+        write_record(file, record)
+    assert file.getvalue() == b"".join(map(framed, records))
 
 
 @given(st.binary(max_size=200))
