@@ -9,13 +9,14 @@ number of workers, and any resume, sees the same pixels.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from tljobs.data.pixels import Pixels
+from tljobs.data.pixels import Pixels, centre_crop
 
 MIN_AREA = 0.5  # of the image; ImageNet's 0.08 hides small objects, and few labels need easy crops
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -67,29 +68,62 @@ def random_window(numbers: Sequence[float], width_px: int, height_px: int) -> Wi
     )
 
 
-def centre_window(size_px: int, width_px: int, height_px: int) -> Window:
-    """The square that `pixels.centre_crop` takes."""
-    return Window((height_px - size_px) // 2, (width_px - size_px) // 2, size_px, size_px)
-
-
 def view(pixels: Pixels, window: Window, image_size: int) -> Pixels:
-    """The window of uint8 (H, W, 4), mirrored if asked, then resized (antialiased bilinear, as `pixels.resize` does)
-    to uint8 (image_size, image_size, 3)."""
-    from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+    """The window of an image, resized and then mirrored if asked.
+
+    Antialiased bilinear, by the resizer of `pixels.resize`. At the window's edges the filter sees the pixels beside it,
+    as Pillow's `resize(box=…)` does.
+
+    Args:
+        pixels: uint8 (H, W, 4).
+        window: lies inside of the image.
+        image_size: side of the result in pixels.
+
+    Returns:
+        uint8 (image_size, image_size, 3).
+    """
     from PIL import Image
 
-    whole = pixels.view(np.uint32)[..., 0]  # one number per pixel
-    part = whole[window.top : window.top + window.height, window.left : window.left + window.width]
-    data = (part[:, ::-1] if window.flipped else part).tobytes()
-    if (window.height, window.width) != (image_size, image_size):
-        source = ImageData(window.width, window.height, PixelType.U8x4, data)
-        target = ImageData(image_size, image_size, PixelType.U8x4)
-        bilinear = ResizeAlg.convolution(FilterType.bilinear)
-        Resizer().resize(source, target, ResizeOptions(resize_alg=bilinear, use_alpha=False))
-        data = target.get_buffer()
+    if (window.height, window.width) == (image_size, image_size):
+        part = pixels[window.top : window.top + image_size, window.left : window.left + image_size]
+        data = part.tobytes()
+    else:
+        data = _resized(pixels, window, image_size)
+    if window.flipped:  # whole pixels, as one number each
+        data = np.frombuffer(data, np.uint32).reshape(image_size, image_size)[:, ::-1].tobytes()
     # Pillow drops the fourth channel ten times faster than numpy does.
     packed = Image.frombuffer("RGBX", (image_size, image_size), data, "raw", "RGBX", 0, 1).tobytes("raw", "RGB")
     return np.frombuffer(packed, np.uint8).reshape(image_size, image_size, 3)
+
+
+def centre_view(pixels: Pixels, crop_size: int, image_size: int) -> Pixels:
+    """What `pixels.eval_view` makes of the same image: uint8 (H, W, 4) to uint8 (image_size, image_size, 3)."""
+    return view(np.ascontiguousarray(centre_crop(pixels, crop_size)), Window(0, 0, crop_size, crop_size), image_size)
+
+
+_own = threading.local()  # a thread's resizer with its buffers, and the last target
+
+
+def _resized(pixels: Pixels, window: Window, image_size: int) -> bytes:
+    """RGBX of the window in image_size x image_size pixels."""
+    from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+
+    if getattr(_own, "image_size", None) != image_size:
+        _own.image_size, _own.resizer = image_size, Resizer()
+        _own.target = ImageData(image_size, image_size, PixelType.U8x4)
+    # Only the rows that the filter can reach: the resizer takes a copy.
+    reach = math.ceil(max(1.0, window.height / image_size)) + 1
+    first, end = max(0, window.top - reach), window.top + window.height + reach
+    rows = pixels[first:end]
+    source = ImageData(rows.shape[1], rows.shape[0], PixelType.U8x4, rows.tobytes())
+    options = ResizeOptions(
+        resize_alg=ResizeAlg.convolution(FilterType.bilinear),
+        use_alpha=False,
+        crop_box=CropBox(window.left, window.top - first, window.width, window.height),
+    )
+    _own.resizer.resize(source, _own.target, options)
+    data: bytes = _own.target.get_buffer()
+    return data
 
 
 def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

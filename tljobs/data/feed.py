@@ -1,4 +1,4 @@
-"""From shards to batches: training batches through tf.data, evaluation batches as numpy.
+"""From shards to batches: training batches as tensors, evaluation batches as numpy.
 
 In: a dataset manifest, a position, this worker's place among the workers. Out: batches of a fixed shape, padded rows
 with weight 0. Everything random is a function of (seed, epoch, sample).
@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tljobs.data import order
-from tljobs.data.augment import centre_window, random_window, uniforms, view
+from tljobs.data.augment import centre_view, random_window, uniforms, view
 from tljobs.data.decode import Pixels, decode_stored, eval_view
 from tljobs.data.pixel_cache import KeepPixels, open_cache, room_here
 from tljobs.data.reader import Row, SplitReader, epoch_rows
-from tljobs.errors import InputRefused, TljobsError
+from tljobs.errors import InputRefused
 from tljobs.records import DatasetManifest
 from tljobs.store import Store
 
 __all__ = ["Augment", "EvalBatch", "EvalFeed", "KeepPixels", "Place", "SplitReader", "TrainFeed"]
 
 DECODE_THREADS = 4
-BATCHES_AHEAD = 2  # beside the one that tf.data holds: enough for a step that takes longer than others
+BATCHES_AHEAD = 3  # enough for a step that takes longer than others
 IMAGES_PER_TASK = 4  # of a thread: a batch is spread over all threads, and handing out costs little
 KEEP_PIXELS_BYTES = 2**30  # an evaluation split that fits is decoded once and kept
 
@@ -106,32 +106,14 @@ class TrainFeed:
         if self._kept:
             self._kept.close()
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Any, Any, Any]]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Any, ...]]:
         """Batches of the epoch from `first_step` on, as tensors. Raises InputRefused if a shard's bytes have
         changed."""
         import tensorflow as tf
 
-        raised: list[TljobsError] = []
-
-        def batches() -> Iterator[Batch]:
-            try:
-                yield from self.batches(epoch, first_step)
-            except TljobsError as error:
-                raised.append(error)
-                raise
-
-        local, size = self._global_batch // self._place.world_size, self._image_size
-        signature = (
-            tf.TensorSpec((local, size, size, 3), tf.uint8),
-            tf.TensorSpec((local, *self._reader.label_shape), tf.int32),
-            tf.TensorSpec((local,), tf.float32),
-        )
-        try:
-            yield from tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)
-        except tf.errors.OpError:
-            if raised:  # tf.data has made a text of it
-                raise raised[0] from None
-            raise
+        # Not through tf.data: `from_generator` costs five times the copy that is needed, and turns errors into texts.
+        for batch in self.batches(epoch, first_step):
+            yield tuple(tf.convert_to_tensor(part) for part in batch)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """As `epoch`, as numpy arrays, made by threads a few batches ahead."""
@@ -198,12 +180,10 @@ class TrainFeed:
     def _fill(self, pixels: Pixels, rows: list[Row], numbers: list[list[float]]) -> None:
         for out, row, own in zip(pixels, rows, numbers, strict=True):
             image = self._decoded(row)
-            height_px, width_px = image.shape[:2]
             if self._augment == "crop-flip":
-                window = random_window(own, width_px, height_px)
+                out[:] = view(image, random_window(own, image.shape[1], image.shape[0]), self._image_size)
             else:
-                window = centre_window(self._crop_size, width_px, height_px)
-            out[:] = view(image, window, self._image_size)
+                out[:] = centre_view(image, self._crop_size, self._image_size)
 
     def _decoded(self, row: Row) -> Pixels:
         """uint8 (height, width, 4) of an image that was read, or that is kept."""

@@ -6,6 +6,7 @@ that says which, flow out. The file has no name once it is open: it is gone when
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -136,7 +137,10 @@ def room_here(threads: int) -> Room:
 def _allocated(size_bytes: int, where: Where) -> mmap.mmap:
     """Zeroed bytes: of memory, taken page by page as they are written, or of a file without a name."""
     if where == "memory":
-        return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
     handle, path = tempfile.mkstemp(prefix="tljobs-pixels-")
     try:
         Path(path).unlink()

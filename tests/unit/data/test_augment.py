@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +11,7 @@ from tljobs.data.augment import (
     MIN_AREA,
     STREAMS,
     Window,
-    centre_window,
+    centre_view,
     random_window,
     uniforms,
     view,
@@ -108,26 +106,39 @@ def test_a_number_depends_on_its_own_address_alone() -> None:
 def test_pixels_are_the_window_resized_bilinearly_and_flipped() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (10, 12, 4)).astype(np.uint8)
     image = np.asarray(Image.fromarray(photo, "RGBX").resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    rgb = Image.fromarray(np.ascontiguousarray(image[..., :3]))
     for address, window in GOLDEN.items():
-        inside = image[window.top : window.top + window.height, window.left : window.left + window.width, :3]
-        inside = inside[:, ::-1] if window.flipped else inside
-        wanted = np.asarray(Image.fromarray(inside).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.int64)
+        box = (window.left, window.top, window.left + window.width, window.top + window.height)
+        wanted = np.asarray(rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box), np.int64)
+        wanted = wanted[:, ::-1] if window.flipped else wanted
         assert np.abs(crop(*address, image).astype(np.int64) - wanted).max() <= 1, address
+
+
+@pytest.mark.parametrize("image_size", [224, 128, 40])
+def test_the_filter_reaches_no_further_than_the_rows_that_it_is_given(image_size: int) -> None:
+    """Pillow sees the whole image; noise shows every row that lacks."""
+    image = np.random.default_rng(4).integers(0, 256, (HEIGHT, WIDTH, 4)).astype(np.uint8)
+    rgb = Image.fromarray(np.ascontiguousarray(image[..., :3]))
+    for top, height in ((0, 100), (31, 129), (17, 77)):
+        box = (20, top, 170, top + height)
+        wanted = np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box), np.int64)
+        pixels = view(image, Window(top, 20, height, 150), image_size)
+        assert np.abs(pixels.astype(np.int64) - wanted).max() <= 1
 
 
 def test_pixels_are_those_of_the_resizer_of_validation_bit_for_bit() -> None:
     image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 4)).astype(np.uint8)
     whole = Window(0, 0, HEIGHT, WIDTH)
     np.testing.assert_array_equal(view(image, whole, SIDE), resize(np.ascontiguousarray(image[..., :3]), SIDE, SIDE))
-    mirrored = view(image, dataclasses.replace(whole, flipped=True), SIDE)
-    np.testing.assert_array_equal(mirrored, view(np.ascontiguousarray(image[:, ::-1]), whole, SIDE))
+    mirrored = view(image, Window(0, 0, HEIGHT, WIDTH, flipped=True), SIDE)
+    np.testing.assert_array_equal(mirrored, view(image, whole, SIDE)[:, ::-1])
 
 
 @pytest.mark.parametrize(("crop_size", "image_size"), [(128, 128), (128, 96), (111, 111)])
-def test_the_centre_window_is_the_view_of_validation(crop_size: int, image_size: int) -> None:
+def test_the_centre_view_is_that_of_validation(crop_size: int, image_size: int) -> None:
     image = np.random.default_rng(2).integers(0, 256, (HEIGHT, WIDTH, 4)).astype(np.uint8)
     wanted = eval_view(np.ascontiguousarray(image[..., :3]), crop_size=crop_size, image_size=image_size)
-    np.testing.assert_array_equal(view(image, centre_window(crop_size, WIDTH, HEIGHT), image_size), wanted)
+    np.testing.assert_array_equal(centre_view(image, crop_size, image_size), wanted)
 
 
 def test_windows_lie_inside_the_image_and_within_the_limits_of_area_and_aspect(windows: list[Window]) -> None:
