@@ -2,11 +2,12 @@
 augmentation and 0.9 of a bare decode loop; at least 4 times TFRecord once decoded pixels are kept. Seconds are CPU
 time: everything is bound to one core."""
 
+# ruff: noqa: E402  the core is chosen before any library counts them
 from __future__ import annotations
 
 import os
 
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before any library counts the cores
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 import tempfile
@@ -44,7 +45,7 @@ def main() -> None:
             {
                 PEER: lambda: _drain(_tfrecord(records)),
                 "limit: decode and resize in a loop": lambda: _loop(encoded),
-                "limit: decode in a loop": lambda: [simplejpeg.decode_jpeg(each) for each in encoded] and None,
+                "decode alone in a loop": lambda: _drain(map(simplejpeg.decode_jpeg, encoded)),
                 "tljobs, JPEG shards": lambda: _drain(shards.epoch(0)),
                 "tljobs, pixels kept in memory": lambda: _drain(memory.epoch(0)),
                 "tljobs, pixels kept on disk": lambda: _drain(disk.epoch(0)),
