@@ -31,7 +31,6 @@ __all__ = ["Augment", "EvalBatch", "EvalFeed", "KeepPixels", "Place", "SplitRead
 DECODE_THREADS = 4
 BATCHES_AHEAD = 3  # enough for a step that takes longer than others
 IMAGES_PER_TASK = 8  # of a thread: a batch is spread over all threads, and handing out costs little
-TENSOR_ALIGNMENT_BYTES = 64
 KEEP_PIXELS_BYTES = 2**30  # an evaluation split that fits is decoded once and kept
 
 Augment = Literal["crop-flip", "none"]
@@ -110,9 +109,12 @@ class TrainFeed:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Any, ...]]:
         """Batches of the epoch from `first_step` on, as tensors. Raises InputRefused if a shard's bytes have
         changed."""
-        # Not through tf.data: `from_generator` copies all pixels twice more, and turns errors into texts.
+        import tensorflow as tf
+
+        # Not through tf.data: `from_generator` takes five times as long to copy, and turns errors into texts. Not by
+        # DLPack, which copies nothing: TensorFlow 2.21 then aborts in a training step.
         for batch in self.batches(epoch, first_step):
-            yield tuple(_tensor(part) for part in batch)
+            yield tuple(tf.convert_to_tensor(part) for part in batch)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """As `epoch`, as numpy arrays, made by threads a few batches ahead."""
@@ -160,7 +162,7 @@ class TrainFeed:
     def _started(self, each: Slice, epoch: int, threads: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
         """The batch of a slice, and the tasks that fill its pixels."""
         count = len(each.rows)
-        pixels = _aligned((count, self._image_size, self._image_size, 3))
+        pixels = np.empty((count, self._image_size, self._image_size, 3), np.uint8)
         numbers = uniforms(self._seed, epoch, each.samples).tolist()
         tasks = [
             threads.submit(self._fill, pixels[first:end], each.rows[first:end], numbers[first:end])
@@ -209,21 +211,6 @@ def _decode_rgbx(row: Row) -> Pixels:
     except ValueError as error:
         raise InputRefused("damaged image in a dataset shard", f"training row {row.sample}", str(error)) from error
     return pixels
-
-
-def _aligned(shape: tuple[int, ...]) -> Pixels:
-    """An empty uint8 array where TensorFlow can use it without a copy."""
-    size_bytes = int(np.prod(shape))
-    data = np.empty(size_bytes + TENSOR_ALIGNMENT_BYTES, np.uint8)
-    first = -data.ctypes.data % TENSOR_ALIGNMENT_BYTES
-    return data[first : first + size_bytes].reshape(shape)
-
-
-def _tensor(array: npt.NDArray[Any]) -> Any:
-    """The array as a tensor that shares its memory, if that is aligned (else a copy): nobody writes to it any more."""
-    import tensorflow as tf
-
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _done(batch: Batch, tasks: list[Future[None]]) -> Batch:
