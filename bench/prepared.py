@@ -16,7 +16,6 @@ import tensorflow as tf
 from pairs import in_turn, report
 from PIL import Image
 
-from tljobs.data.augment import sample_seeds
 from tljobs.data.feed import Place, TrainFeed
 from tljobs.data.prepare import prepare
 from tljobs.progress import Console
@@ -58,7 +57,7 @@ def _online(files: list[str]):  # type: ignore[no-untyped-def]
     def load(path, sample):  # type: ignore[no-untyped-def]
         pixels = tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")
         small = tf.image.resize(pixels, (256, 256 * WIDTH // HEIGHT), antialias=True)
-        seed = sample_seeds(0, 0, sample)
+        seed = tf.stack([tf.constant(0, tf.int64), sample])
         cropped = tf.image.stateless_random_crop(small, (SIZE, SIZE, 3), seed)
         return tf.cast(tf.image.stateless_random_flip_left_right(cropped, seed), tf.uint8)
 

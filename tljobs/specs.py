@@ -153,6 +153,11 @@ class FitSpec(Spec):
     clip_norm: float | None = Field(None, gt=0, description="Limit of the global gradient norm.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing.")
     augment: Literal["crop-flip", "none"] = Field("crop-flip", description="Augmentation of training images.")
+    keep_pixels: Literal["auto", "memory", "disk", "none"] = Field(
+        "auto",
+        description="Where decoded training images are kept after the first epoch (auto: in memory or on the local disk"
+        " if they fit).",
+    )
     batchnorm: Literal["frozen", "sync"] = Field(
         "frozen", description="BatchNorm of unfrozen blocks: frozen statistics, or synchronised over the workers."
     )
@@ -176,7 +181,7 @@ class FitSpec(Spec):
 
 
 # Fields that say where and how, not what: two requests that differ only in these are the same request.
-NOT_PART_OF_REQUEST = frozenset({"name", "workers", "device", "max_failures", "checkpoint_steps"})
+NOT_PART_OF_REQUEST = frozenset({"name", "workers", "device", "max_failures", "checkpoint_steps", "keep_pixels"})
 
 
 @Parameter(name="*")

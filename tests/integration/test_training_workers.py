@@ -91,9 +91,9 @@ def test_workers_together_see_the_order_of_one(store: Store, dataset: DatasetMan
             )
             for rank in range(world_size)
         ]
-        slices = zip(*(feed.encoded_batches(epoch) for feed in feeds), strict=True)
+        slices = zip(*(feed.slices(epoch) for feed in feeds), strict=True)
         return [
-            [int(s) for _, _, weights, ids in step for s, w in zip(ids, weights, strict=True) if w] for step in slices
+            [int(s) for each in step for s, w in zip(each.samples, each.weights, strict=True) if w] for step in slices
         ]
 
     one = samples(1, epoch=0)

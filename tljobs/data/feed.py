@@ -1,4 +1,4 @@
-"""From shards to batches: training batches through tf.data, evaluation batches as numpy.
+"""From shards to batches: training batches as tensors, evaluation batches as numpy.
 
 In: a dataset manifest, a position, this worker's place among the workers. Out: batches of a fixed shape, padded rows
 with weight 0. Everything random is a function of (seed, epoch, sample).
@@ -6,8 +6,10 @@ with weight 0. Everything random is a function of (seed, epoch, sample).
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,16 +18,23 @@ import numpy as np
 import numpy.typing as npt
 
 from tljobs.data import order
-from tljobs.data.decode import decode_stored, eval_view
-from tljobs.data.shards import label_array, read_row_group, verify_shard
-from tljobs.records import DatasetManifest, ShardInfo
+from tljobs.data.augment import centre_view, random_window, uniforms, view
+from tljobs.data.decode import Pixels, decode_stored, eval_view
+from tljobs.data.pixel_cache import KeepPixels, open_cache, room_here
+from tljobs.data.reader import Row, SplitReader, epoch_rows
+from tljobs.errors import InputRefused
+from tljobs.records import DatasetManifest
 from tljobs.store import Store
 
-READ_AHEAD_GROUPS = 8  # hides 50 ms of latency per read
+__all__ = ["Augment", "EvalBatch", "EvalFeed", "KeepPixels", "Place", "SplitReader", "TrainFeed"]
+
 DECODE_THREADS = 4
+BATCHES_AHEAD = 3  # enough for a step that takes longer than others
+IMAGES_PER_TASK = 8  # of a thread: a batch is spread over all threads, and handing out costs little
 KEEP_PIXELS_BYTES = 2**30  # an evaluation split that fits is decoded once and kept
 
 Augment = Literal["crop-flip", "none"]
+Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]  # pixels, labels, weights
 _Row = tuple[bytes, npt.NDArray[np.int32], int]  # encoded image, label, row number in the split
 
 
@@ -47,47 +56,22 @@ class EvalBatch:
     positions: npt.NDArray[np.int64]
 
 
-class SplitReader:
-    """Row groups of one split, verified on first read, read ahead by threads."""
+@dataclass(frozen=True)
+class Slice:
+    """This worker's part of a global batch: n rows, and weights float32 (n,), 0 for padding."""
 
-    def __init__(self, store: Store, manifest: DatasetManifest, split: str) -> None:
-        info = manifest.splits[split]
-        self.images = info.images
-        self.groups: list[tuple[ShardInfo, int]] = [
-            (shard, group) for shard in info.shards for group in range(len(shard.row_groups))
-        ]
-        self.group_rows = [shard.row_groups[group] for shard, group in self.groups]
-        self.first_rows = np.concatenate([[0], np.cumsum(self.group_rows)]).astype(np.int64)
-        self.label_shape = () if manifest.task == "single-label" else (len(manifest.classes),)
-        self._manifest = manifest
-        self._store = store
-        self._verified: set[str] = set()
+    rows: list[Row]
+    weights: npt.NDArray[np.float32]
 
-    def read(self, group: int) -> tuple[list[bytes], npt.NDArray[np.int32]]:
-        """Encoded images and labels, int32 (n, *label_shape), of a row group. Raises InputRefused if the shard's bytes
-        have changed."""
-        shard, number = self.groups[group]
-        if shard.key not in self._verified:
-            verify_shard(self._store, shard)
-            self._verified.add(shard.key)
-        _, images, labels = read_row_group(self._store, shard, number)
-        return images, label_array(labels, len(self._manifest.classes), self._manifest.task)
-
-    def read_ahead(self, groups: Iterable[int]) -> Iterator[tuple[list[bytes], npt.NDArray[np.int32]]]:
-        """The groups in order; up to READ_AHEAD_GROUPS of them are read beforehand."""
-        with ThreadPoolExecutor(READ_AHEAD_GROUPS) as pool:
-            pending: deque[Future[tuple[list[bytes], npt.NDArray[np.int32]]]] = deque()
-            for group in groups:
-                pending.append(pool.submit(self.read, int(group)))
-                if len(pending) > READ_AHEAD_GROUPS:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+    @property
+    def samples(self) -> npt.NDArray[np.int64]:
+        """Row numbers in the split, int64 (n,)."""
+        return np.array([row.sample for row in self.rows], np.int64)
 
 
 class TrainFeed:
     """Training batches of one worker. Each is (pixels uint8 (n, s, s, 3), labels int32 (n,), weights float32 (n,));
-    labels are multi-hot, (n, classes), in a multi-label dataset."""
+    labels are multi-hot, (n, classes), in a multi-label dataset. `note` says whether decoded pixels are kept."""
 
     def __init__(
         self,
@@ -99,7 +83,11 @@ class TrainFeed:
         seed: int,
         augment: Augment,
         place: Place,
+        keep_pixels: KeepPixels = "none",
+        threads: int | None = None,
     ) -> None:
+        """`threads` decode (default: `decode_threads()`). Raises UsageError when pixels do not fit where they shall
+        be kept."""
         self._reader = SplitReader(store, manifest, "train")
         self._crop_size = manifest.image_size
         self._image_size = image_size
@@ -107,104 +95,128 @@ class TrainFeed:
         self._seed = seed
         self._augment = augment
         self._place = place
+        self._threads = threads or decode_threads()
         self.images = self._reader.images
         self.steps_per_epoch = order.steps_per_epoch(self.images, global_batch)
+        self._kept, self.note = open_cache(store, manifest, "train", keep_pixels, room_here(self._threads))
+        self._labels = np.zeros((self.images if self._kept else 0, *self._reader.label_shape), np.int32)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Any, Any, Any]]:
-        """Batches of the epoch from `first_step` on."""
+    def close(self) -> None:
+        """Gives back the memory or the disk of the pixels that were kept."""
+        if self._kept:
+            self._kept.close()
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Any, ...]]:
+        """Batches of the epoch from `first_step` on, as tensors. Raises InputRefused if a shard's bytes have
+        changed."""
         import tensorflow as tf
 
+        # Not through tf.data: `from_generator` takes five times as long to copy, and turns errors into texts. Not by
+        # DLPack, which copies nothing: TensorFlow 2.21 then aborts in a training step.
+        for batch in self.batches(epoch, first_step):
+            yield tuple(tf.convert_to_tensor(part) for part in batch)
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """As `epoch`, as numpy arrays, made by threads a few batches ahead."""
+        threads = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+        with contextlib.closing(self.slices(epoch, first_step)) as slices:
+            try:
+                for each in slices:
+                    pending.append(self._started(each, epoch, threads))
+                    if len(pending) > BATCHES_AHEAD:
+                        yield _done(*pending.popleft())
+                while pending:
+                    yield _done(*pending.popleft())
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+    def slices(self, epoch: int, first_step: int = 0) -> Generator[Slice, None, None]:
+        """This worker's slices of the epoch's batches. Images whose pixels are kept are not read."""
+        first = first_step * self._global_batch
+
+        def is_wanted(positions: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+            wanted: npt.NDArray[np.bool_] = self._is_own(positions) & (positions >= first)
+            return wanted & ~self._kept.kept[samples] if self._kept else wanted
+
+        with contextlib.closing(epoch_rows(self._reader, self._seed, epoch, first, is_wanted)) as rows:
+            for step in range(first_step, self.steps_per_epoch):
+                plan = self._plan(step)
+                end = min((step + 1) * self._global_batch, self.images)
+                batch = {}
+                for position, row in rows:
+                    batch[position] = row
+                    if position == end - 1:
+                        break
+                yield Slice([batch[position] for position in plan.positions.tolist()], plan.weights)
+
+    def _plan(self, step: int) -> order.SlicePlan:
+        return order.batch_slice(self.images, self._global_batch, step, self._place.rank, self._place.world_size)
+
+    def _is_own(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which positions of an epoch this worker has; some of the last batch more than one worker has, as padding."""
         local = self._global_batch // self._place.world_size
-        signature = (
-            tf.TensorSpec((None,), tf.string),
-            tf.TensorSpec((None, *self._reader.label_shape), tf.int32),
-            tf.TensorSpec((None,), tf.float32),
-            tf.TensorSpec((None,), tf.int64),
-        )
-        encoded = tf.data.Dataset.from_generator(
-            lambda: self.encoded_batches(epoch, first_step), output_signature=signature
-        )
-        decoded = encoded.unbatch().map(self._decoder(epoch), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return iter(decoded.batch(local, drop_remainder=True).prefetch(2))
+        own: npt.NDArray[np.bool_] = positions % self._global_batch // local == self._place.rank
+        return own | np.isin(positions, self._plan(self.steps_per_epoch - 1).positions)
 
-    def encoded_batches(
-        self, epoch: int, first_step: int = 0
-    ) -> Iterator[tuple[list[bytes], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-        """This worker's slices as (encoded images, labels, weights, samples); a sample is a row number in the split.
+    def _started(self, each: Slice, epoch: int, threads: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
+        """The batch of a slice, and the tasks that fill its pixels."""
+        count = len(each.rows)
+        pixels = np.empty((count, self._image_size, self._image_size, 3), np.uint8)
+        numbers = uniforms(self._seed, epoch, each.samples).tolist()
+        tasks = [
+            threads.submit(self._fill, pixels[first:end], each.rows[first:end], numbers[first:end])
+            for first, end in ((first, first + IMAGES_PER_TASK) for first in range(0, count, IMAGES_PER_TASK))
+        ]
+        return (pixels, self._labels_of(each.rows), each.weights), tasks
 
-        Holds one pool of row groups at a time (and what is read ahead); pools that end before `first_step` are
-        skipped unread.
-        """
-        rows = _SequenceWindow(self._reader, self._seed, epoch, first_step * self._global_batch)
-        for step in range(first_step, self.steps_per_epoch):
-            first = step * self._global_batch
-            rows.advance(first, min(first + self._global_batch, self.images))
-            plan = order.batch_slice(self.images, self._global_batch, step, self._place.rank, self._place.world_size)
-            items = [rows.row(int(position)) for position in plan.positions]
-            labels = np.asarray([label for _, label, _ in items], dtype=np.int32)
-            samples = np.asarray([sample for _, _, sample in items], dtype=np.int64)
-            yield [image for image, _, _ in items], labels, plan.weights, samples
+    def _labels_of(self, rows: list[Row]) -> npt.NDArray[np.int32]:
+        if self._kept:
+            for row in rows:
+                if row.label is not None:
+                    self._labels[row.sample] = row.label
+            return self._labels[[row.sample for row in rows]]
+        return np.asarray([row.label for row in rows], np.int32)
 
-    def _decoder(self, epoch: int) -> Any:
-        import tensorflow as tf
+    def _fill(self, pixels: Pixels, rows: list[Row], numbers: list[list[float]]) -> None:
+        for out, row, own in zip(pixels, rows, numbers, strict=True):
+            image = self._decoded(row)
+            if self._augment == "crop-flip":
+                out[:] = view(image, random_window(own, image.shape[1], image.shape[0]), self._image_size)
+            else:
+                out[:] = centre_view(image, self._crop_size, self._image_size)
 
-        from tljobs.data.augment import crop_and_flip, sample_seeds
-
-        size = self._image_size
-
-        def augmented(image: Any, label: Any, weight: Any, sample: Any) -> Any:
-            return crop_and_flip(image, sample_seeds(self._seed, epoch, sample), size), label, weight
-
-        def plain(image: Any, label: Any, weight: Any, sample: Any) -> Any:
-            pixels = tf.numpy_function(self._eval_pixels, [image], tf.uint8, stateful=False)
-            return tf.ensure_shape(pixels, (size, size, 3)), label, weight
-
-        return augmented if self._augment == "crop-flip" else plain
-
-    def _eval_pixels(self, image: bytes) -> npt.NDArray[np.uint8]:
-        return eval_view(decode_stored(image), crop_size=self._crop_size, image_size=self._image_size)
+    def _decoded(self, row: Row) -> Pixels:
+        """uint8 (height, width, 4) of an image that was read, or that is kept."""
+        kept = self._kept.get(row.sample) if self._kept else None
+        if kept is not None:
+            return kept
+        pixels = _decode_rgbx(row)
+        if self._kept:
+            self._kept.put(row.sample, pixels)
+        return pixels
 
 
-class _SequenceWindow:
-    """The part of an epoch's sequence that the current batch needs: rows from the pools that are open."""
+def decode_threads() -> int:
+    """CPUs of this process: as many as TensorFlow was given, or as the system allows."""
+    given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
 
-    def __init__(self, reader: SplitReader, seed: int, epoch: int, first_position: int) -> None:
-        self._reader = reader
-        self._rows: dict[int, _Row] = {}
-        self._end = 0
-        self._announced: deque[order.Pool] = deque()
-        self._data = reader.read_ahead(self._groups_from(order.pools(reader.group_rows, seed, epoch), first_position))
 
-    def advance(self, first: int, end: int) -> None:
-        """Opens pools until `end` is reached and forgets the rows before `first`."""
-        while self._end < end:
-            self._open()
-        for position in [position for position in self._rows if position < first]:
-            del self._rows[position]
+def _decode_rgbx(row: Row) -> Pixels:
+    import simplejpeg
 
-    def row(self, position: int) -> _Row:
-        """(encoded image, label of the reader's label_shape, row number in the split)."""
-        return self._rows[position]
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(row.image, colorspace="RGBX")
+    except ValueError as error:
+        raise InputRefused("damaged image in a dataset shard", f"training row {row.sample}", str(error)) from error
+    return pixels
 
-    def _groups_from(self, pools: Iterator[order.Pool], first_position: int) -> Iterator[int]:
-        """Groups of the pools that end after `first_position`; the earlier ones are counted, not read."""
-        for pool in pools:
-            if not self._announced and not self._rows and self._end + len(pool.rows) <= first_position:
-                self._end += len(pool.rows)
-                continue
-            self._announced.append(pool)
-            yield from pool.groups
 
-    def _open(self) -> None:
-        data = [next(self._data)]  # announces the pool
-        pool = self._announced[0]
-        data.extend(next(self._data) for _ in pool.groups[1:])
-        self._announced.popleft()
-        first_rows = self._reader.first_rows[pool.groups]
-        for which, row in zip(pool.which, pool.rows, strict=True):
-            images, labels = data[which]
-            self._rows[self._end] = (images[row], labels[row], int(first_rows[which] + row))
-            self._end += 1
+def _done(batch: Batch, tasks: list[Future[None]]) -> Batch:
+    for task in tasks:
+        task.result()
+    return batch
 
 
 class EvalFeed:

@@ -96,6 +96,7 @@ def run_attempt(
     finally:
         session.watchdog.close()
         session.recorder.close()
+        session.train_feed.close()
         if session.stop:
             session.stop.close()
 
@@ -150,6 +151,7 @@ def _open_session(
         seed=spec.seed,
         augment=spec.augment,
         place=workers.place,
+        keep_pixels=spec.keep_pixels,
     )
     val_feed = EvalFeed(store, manifest, "val", image_size=plan.image_size, batch=EVAL_BATCH, place=workers.place)
     sum_over_workers = SumOverWorkers(workers.strategy)
@@ -187,6 +189,7 @@ def _run_phases(
     session: _Session, position: Position, state: LoopState, commit: CheckpointCommit | None
 ) -> Outcome | None:
     """Returns an outcome only when asked to stop."""
+    notes: tuple[str, ...] = (session.train_feed.note,)  # said once in an attempt
     for number in range(position.phase, len(session.plan.phases)):
         phase = session.plan.phases[number]
         if number > position.phase:
@@ -194,7 +197,8 @@ def _run_phases(
             state, commit = state.next_phase(), None
         ended = position.epoch >= phase.epochs or _is_over(session, state)
         if not ended:
-            trainer = _PhaseTrainer(session, phase, position, state, commit)
+            trainer = _PhaseTrainer(session, phase, position, state, commit, notes=notes)
+            notes = ()
             stopped = trainer.run()
             if stopped:
                 return stopped
@@ -213,7 +217,14 @@ class _PhaseTrainer:
     """Trains one phase; `position` and `state` say how far it has come."""
 
     def __init__(
-        self, session: _Session, phase: Phase, position: Position, state: LoopState, commit: CheckpointCommit | None
+        self,
+        session: _Session,
+        phase: Phase,
+        position: Position,
+        state: LoopState,
+        commit: CheckpointCommit | None,
+        *,
+        notes: tuple[str, ...],
     ) -> None:
         self.position = position
         self.state = state
@@ -227,7 +238,7 @@ class _PhaseTrainer:
             checkpoint.restore(checkpoint.read_state(session.store, commit), self._variables)
         self._step = TrainStep(session.workers.strategy, self._cut, self._optimizer, session.objective)
         session.recorder.phase_started(
-            position, phase_plan(session.plan, phase, self._cut), session.network, self._cut.notes
+            position, phase_plan(session.plan, phase, self._cut), session.network, (*self._cut.notes, *notes)
         )
 
     def run(self) -> Outcome | None:

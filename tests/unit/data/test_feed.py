@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from training_store import IMAGE_SIZE, make_training_dataset
 
 from tljobs.data.decode import decode_stored, eval_view
-from tljobs.data.feed import Augment, EvalFeed, Place, SplitReader, TrainFeed
+from tljobs.data.feed import Augment, EvalFeed, KeepPixels, Place, SplitReader, TrainFeed
+from tljobs.errors import InputRefused
 from tljobs.records import DatasetManifest
 from tljobs.store import LocalStore, Store
 
@@ -25,7 +31,13 @@ def manifest(store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetM
     return make_training_dataset(store, tmp_path_factory.mktemp("photos"))
 
 
-def feed(store: Store, manifest: DatasetManifest, augment: Augment, place: Place | None = None) -> TrainFeed:
+def feed(
+    store: Store,
+    manifest: DatasetManifest,
+    augment: Augment,
+    place: Place | None = None,
+    keep_pixels: KeepPixels = "none",
+) -> TrainFeed:
     return TrainFeed(
         store,
         manifest,
@@ -34,11 +46,17 @@ def feed(store: Store, manifest: DatasetManifest, augment: Augment, place: Place
         seed=5,
         augment=augment,
         place=place or Place(),
+        keep_pixels=keep_pixels,
     )
 
 
 def batches(feed: TrainFeed, epoch: int, first_step: int = 0) -> list[Batch]:
     return [tuple(np.asarray(part) for part in batch) for batch in feed.epoch(epoch, first_step)]  # type: ignore[misc]
+
+
+def arrays(feed: TrainFeed, epoch: int, first_step: int = 0) -> list[Batch]:
+    """As `batches`, without tf.data."""
+    return list(feed.batches(epoch, first_step))
 
 
 def stored_rows(store: Store, manifest: DatasetManifest, split: str) -> list[tuple[bytes, int]]:
@@ -127,6 +145,92 @@ def test_workers_together_see_the_augmented_pixels_of_one(
     workers = [batches(feed(store, manifest, "crop-flip", Place(rank, world_size)), 1, 1) for rank in range(world_size)]
     joined = [tuple(np.concatenate(parts) for parts in zip(*step, strict=True)) for step in zip(*workers, strict=True)]
     assert_same(joined, batches(feed(store, manifest, "crop-flip"), 1, 1))  # type: ignore[arg-type]
+
+
+class CountingStore(LocalStore):
+    """Counts what is opened to read columns."""
+
+    opened = 0
+
+    def open_input(self, key: str) -> pa.NativeFile:
+        self.opened += 1
+        return super().open_input(key)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def threads_of_feeds() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("read_", "decode_"))]
+
+
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_batches_of_kept_pixels_equal_those_decoded_anew_and_read_nothing(
+    store: LocalStore, manifest: DatasetManifest, keep: KeepPixels, augment: Augment
+) -> None:
+    counting = CountingStore(store.root)
+    kept = feed(counting, manifest, augment, keep_pixels=keep)
+    assert keep in kept.note
+    before = counting.opened
+    for epoch in range(3):
+        assert_same(arrays(kept, epoch), arrays(feed(store, manifest, augment), epoch))
+        assert counting.opened - before == 4  # the row groups of 70, 3 and 23 rows, in the first epoch
+    kept.close()
+
+
+def test_a_resume_in_mid_epoch_starts_cold_and_sees_the_pixels_of_the_rest(
+    store: Store, manifest: DatasetManifest
+) -> None:
+    warm = feed(store, manifest, "crop-flip", keep_pixels="memory")
+    arrays(warm, 0)
+    cold = feed(store, manifest, "crop-flip", keep_pixels="memory")
+    assert_same(arrays(cold, 1, 2), arrays(warm, 1)[2:])
+    assert_same(arrays(cold, 2), arrays(warm, 2))  # with the rest read now
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_workers_that_keep_pixels_see_those_of_one_that_does_not(
+    store: Store, manifest: DatasetManifest, world_size: int
+) -> None:
+    """A worker keeps what it was dealt; what it is dealt later for the first time, it reads then."""
+    feeds = [
+        feed(store, manifest, "crop-flip", Place(rank, world_size), keep_pixels="memory") for rank in range(world_size)
+    ]
+    for epoch in range(3):
+        steps = zip(*(arrays(each, epoch) for each in feeds), strict=True)
+        joined = [tuple(np.concatenate(parts) for parts in zip(*step, strict=True)) for step in steps]
+        assert_same(joined, arrays(feed(store, manifest, "crop-flip"), epoch))  # type: ignore[arg-type]
+
+
+def test_an_epoch_that_is_left_and_a_closed_feed_hold_no_file_and_no_thread(
+    store: Store, manifest: DatasetManifest
+) -> None:
+    batches(feed(store, manifest, "none"), 0)  # what is loaded once
+    files = open_files()
+    left = feed(store, manifest, "none", keep_pixels="disk")
+    for batch in left.epoch(0):
+        assert len(batch[0]) == GLOBAL_BATCH
+        assert threads_of_feeds()
+        break
+    gc.collect()
+    left.close()
+    assert threads_of_feeds() == []
+    assert open_files() <= files
+
+
+def test_a_damaged_shard_is_refused_with_its_name(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    manifest = make_training_dataset(store, tmp_path / "photos")
+    shard = store.root / manifest.splits["train"].shards[0].key
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(InputRefused) as refused:
+        batches(feed(store, manifest, "crop-flip"), 0)
+    assert "damaged dataset shard" in str(refused.value)
+    assert manifest.splits["train"].shards[0].key in str(refused.value)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
