@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tljobs.data.free_memory import free_memory_bytes
 from tljobs.data.pixels import Pixels, target_size
-from tljobs.errors import InputRefused, UsageError
+from tljobs.errors import InputRefused
 from tljobs.records import DatasetManifest
 from tljobs.runs import dataset_index
 from tljobs.store import Store
@@ -90,7 +90,8 @@ def open_cache(
 ) -> tuple[PixelCache | None, str]:
     """A cache for the split's pixels, empty, or None; and a sentence on the choice.
 
-    Raises UsageError when a place is asked for that has no room.
+    A place that is asked for and has no room is not an error: one host of several may have less of it than the others,
+    and the results are the same.
     """
     if keep == "none":
         return None, "decoded pixels are not kept"
@@ -99,18 +100,14 @@ def open_cache(
         return None, _no_room(least)  # the index of such a dataset may be too large to read, too
     sizes = stored_sizes(store, manifest, split)
     size_bytes = int(sizes.astype(np.int64).prod(axis=1).sum()) * CHANNELS
-    if keep != "auto" and size_bytes > (room.memory_bytes if keep == "memory" else room.disk_bytes):
-        raise UsageError(f"{_gigabytes(size_bytes)} of decoded pixels do not fit", keep, "Use --keep-pixels auto")
-    where = room.place(size_bytes) if keep == "auto" else keep
+    fits = size_bytes <= (room.disk_bytes if keep == "disk" else room.memory_bytes)
+    where: Where = room.place(size_bytes) if keep == "auto" else keep if fits else "none"
     if where == "none":
         return None, _no_room(size_bytes)
     try:
         return PixelCache(sizes, where), f"decoded pixels are kept ({where}, {_gigabytes(size_bytes)})"
     except OSError as error:
-        if keep == "auto":
-            return None, f"decoded pixels are not kept ({error.strerror})"
-        hint = "Use --keep-pixels auto"
-        raise UsageError("decoded pixels cannot be kept", f"{tempfile.gettempdir()}: {error.strerror}", hint) from error
+        return None, f"decoded pixels are not kept ({error.strerror})"
 
 
 def stored_sizes(store: Store, manifest: DatasetManifest, split: str) -> npt.NDArray[np.int32]:

@@ -12,7 +12,7 @@ from training_store import make_training_dataset
 from tljobs.data.decode import decode_stored
 from tljobs.data.feed import SplitReader
 from tljobs.data.pixel_cache import PixelCache, Room, Where, open_cache, room_here, stored_sizes
-from tljobs.errors import InputRefused, UsageError
+from tljobs.errors import InputRefused
 from tljobs.records import DatasetManifest
 from tljobs.store import LocalStore, Store
 
@@ -98,12 +98,12 @@ def test_the_choice_is_said(store: Store, manifest: DatasetManifest) -> None:
 
 
 @pytest.mark.parametrize("keep", ["memory", "disk"])
-def test_a_place_without_room_that_was_asked_for_is_a_usage_error(
+def test_a_place_without_room_that_was_asked_for_is_not_taken(
     store: Store, manifest: DatasetManifest, keep: Where
 ) -> None:
-    with pytest.raises(UsageError, match="do not fit") as error:
-        open_cache(store, manifest, "train", keep, Room(1000, 1000))
-    assert "--keep-pixels auto" in str(error.value)
+    cache, told = open_cache(store, manifest, "train", keep, Room(1000, 1000))
+    assert cache is None
+    assert "not kept" in told
 
 
 def test_room_on_this_machine_is_in_proportion_to_the_cpus() -> None:
