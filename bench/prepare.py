@@ -23,7 +23,7 @@ import numpy as np
 from pairs import in_turn, report
 from PIL import Image
 
-IMAGES, WIDTH, HEIGHT, SHORT_SIDE, ROUNDS = 1500, 500, 375, 256, 3
+IMAGES, WIDTH, HEIGHT, SHORT_SIDE, ROUNDS = 4000, 500, 375, 256, 3
 CORES = len(os.sched_getaffinity(0))
 COUNTER = itertools.count()
 
