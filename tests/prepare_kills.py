@@ -65,7 +65,7 @@ def whole_datasets(store: Store) -> list[DatasetManifest]:
     """The datasets that can be seen, each file of which is checked against its manifest."""
     manifests = list_datasets(store)
     for manifest in manifests:
-        shards = [shard for split in manifest.splits.values() for shard in split.shards]
+        shards = [shard for split in manifest.splits.values() for shard in (*split.shards, *split.thumbnails)]
         for file in (manifest.index, manifest.rejected, *shards):
             store.read_verified(file.key, file.size_bytes, file.sha256)
     return manifests

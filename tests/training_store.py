@@ -79,7 +79,16 @@ def _tasks(plan: DatasetPlan, shard_rows: dict[Split, tuple[int, ...]]) -> list[
                 for each in images[first:end]
             )
             key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(sizes))
-            tasks.append(ShardTask(key=key, split=split, shard=shard, task="single-label", images=rows))
+            tasks.append(
+                ShardTask(
+                    key=key,
+                    thumbnails_key=layout.dataset_thumbnails(plan.spec.name, plan.version, split, shard, len(sizes)),
+                    split=split,
+                    shard=shard,
+                    task="single-label",
+                    images=rows,
+                )
+            )
     return tasks
 
 

@@ -53,6 +53,11 @@ def dataset_shard(name: str, version: str, split: str, index: int, count: int) -
     return f"{dataset(name, version)}/shards/{checked_id(split, 'split')}-{index:05}-of-{count:05}.parquet"
 
 
+def dataset_thumbnails(name: str, version: str, split: str, index: int, count: int) -> str:
+    """Key of the thumbnails of the images in that shard, row by row."""
+    return f"{dataset(name, version)}/thumbnails/{checked_id(split, 'split')}-{index:05}-of-{count:05}.parquet"
+
+
 def runs_prefix() -> str:
     return "runs/"
 

@@ -98,9 +98,12 @@ class ShardInfo(FileInfo):
 
 
 class SplitInfo(Part):
+    """`thumbnails` holds the small images of each shard, row by row; datasets of earlier releases have none."""
+
     images: int
     per_class: tuple[int, ...]
     shards: tuple[ShardInfo, ...]
+    thumbnails: tuple[ShardInfo, ...] = ()
 
 
 class StagedSource(Record):

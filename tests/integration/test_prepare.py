@@ -83,7 +83,8 @@ def assert_consistent(store: Store, manifest: DatasetManifest) -> None:
         assert dict(enumerate(info.per_class)) == {
             label: Counter(row["label"] for row in own)[label] for label in range(len(manifest.classes))
         }
-        for shard in info.shards:
+        assert [each.row_groups for each in info.thumbnails] == [each.row_groups for each in info.shards]
+        for shard in (*info.shards, *info.thumbnails):
             verify_shard(store, shard)
     for row in rows[:: max(1, len(rows) // 20)]:
         stored = decode_stored(image_bytes(store, manifest, row["split"], row["shard"], row["row"]))

@@ -24,6 +24,7 @@ DRAFTS_SCHEMA = pa.schema(
         ("pack", pa.int32()),
         ("offset", pa.int64()),
         ("size_bytes", pa.int64()),
+        ("image_bytes", pa.int64()),
         ("check", pa.string()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
@@ -66,7 +67,7 @@ class Drafts:
         pack, offset, size_bytes = known.pop("pack"), known.pop("offset"), known.pop("size_bytes")
         root = self._store.uri if self._store.uri.startswith("s3://") else self._store.filesystem()[1]
         address = address_of(Place(f"{root}/{self._keys[pack]}", offset, size_bytes))
-        return Drafted(address=address, check=known.pop("check"), known=known)
+        return Drafted(address=address, check=known.pop("check"), image_bytes=known.pop("image_bytes"), known=known)
 
     def delete(self) -> None:
         """Deletes the packs. What cannot be deleted stays: nothing refers to it."""

@@ -48,14 +48,19 @@ class Earlier:
         known: dict[str, Any] = {name: self.index[name][row].as_py() for name in self.index.column_names}
         if (known["split"] == "train") != (split == "train"):  # one is stored as JPEG, the others without loss
             return None
-        shard = self.manifest.splits[known["split"]].shards[known["shard"]]
+        info = self.manifest.splits[known["split"]]
+        if not info.thumbnails:
+            return None
+        shard = info.shards[known["shard"]]
         own = {name: known[name] for name in (IndexRow.model_fields.keys() & known.keys()) - IDENTITY}
         return Stored(shard_key=shard.key, row=known["row"], known=own)
 
     @functools.cached_property
-    def shards(self) -> dict[str, ShardInfo]:
-        """All shards by key."""
-        return {shard.key: shard for split in self.manifest.splits.values() for shard in split.shards}
+    def shards(self) -> dict[str, tuple[ShardInfo, ShardInfo]]:
+        """All shards by key, with their thumbnails."""
+        splits = self.manifest.splits.values()
+        pairs = (pair for split in splits for pair in zip(split.shards, split.thumbnails, strict=False))
+        return {shard.key: (shard, thumbnails) for shard, thumbnails in pairs}
 
     def _stores_alike(self, spec: PrepareSpec) -> bool:
         return (
@@ -75,23 +80,25 @@ def newest(store: Store, name: str) -> Earlier | None:
     return Earlier(manifest, index, {sha256: row for row, sha256 in enumerate(index["sha256"].to_pylist())})
 
 
-def read_stored(store: Store, task: ShardTask) -> dict[str, bytes]:
-    """SHA-256 -> encoded image, for those that can be copied from a shard that is whole."""
+def read_stored(store: Store, task: ShardTask) -> dict[str, tuple[bytes, bytes]]:
+    """SHA-256 -> encoded image and thumbnail, for those that can be copied from a shard that is whole."""
     rows_of: dict[str, dict[int, str]] = {}
     for image in task.images:
         if image.stored:
             rows_of.setdefault(image.stored.shard_key, {})[image.stored.row] = image.sha256
-    found: dict[str, bytes] = {}
-    for shard in task.earlier:
+    found: dict[str, tuple[bytes, bytes]] = {}
+    for shard, thumbnails in task.earlier:
         try:
-            verify_shard(store, shard)
-            found |= _read_rows(store, shard, rows_of[shard.key])
+            images, small = (_read_rows(store, each, rows_of[shard.key]) for each in (shard, thumbnails))
+            found |= {sha256: (image, small[sha256]) for sha256, image in images.items()}
         except InputRefused:  # damaged or gone: its images are decoded again
             continue
     return found
 
 
 def _read_rows(store: Store, shard: ShardInfo, wanted: dict[int, str]) -> dict[str, bytes]:
+    """Raises InputRefused when the shard is damaged."""
+    verify_shard(store, shard)
     found: dict[str, bytes] = {}
     first = 0
     for group, rows in enumerate(shard.row_groups):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tljobs.data.decode import decode
-from tljobs.data.pixels import encode_jpeg, encode_png, eval_view
+from tljobs.data.pixels import encode_jpeg, encode_png, encode_thumbnail, eval_view
 from tljobs.data.probe import probe
 
 Form = Literal["draft", "jpeg", "png"]
@@ -18,8 +18,8 @@ Form = Literal["draft", "jpeg", "png"]
 def stored_form(
     data: bytes, *, form: Form, short_side: int, max_pixels: int, background: str
 ) -> tuple[dict[str, Any], bytes]:
-    """An image as a dataset stores it: the fields of its index row, and a JPEG or PNG file; a `draft` is a JPEG file
-    with the image's probe as a further field."""
+    """An image as a dataset stores it: the fields of its index row with the size of the image file, and a JPEG or PNG
+    file followed by its thumbnail; a `draft` is a JPEG file with the image's probe as a further field."""
     decoded = decode(data, short_side=short_side, max_pixels=max_pixels, background=background)
     fields: dict[str, Any] = {
         "width_px": decoded.width_px,
@@ -29,7 +29,9 @@ def stored_form(
     }
     if form == "draft":
         fields["probe"] = probe(decoded).model_dump()
-    return fields, encode_png(decoded.pixels) if form == "png" else encode_jpeg(decoded.pixels)
+    image = encode_png(decoded.pixels) if form == "png" else encode_jpeg(decoded.pixels)
+    fields["image_bytes"] = len(image)
+    return fields, image + encode_thumbnail(decoded.pixels)
 
 
 def network_view(

@@ -16,6 +16,7 @@ from tljobs.errors import UsageError
 Pixels = npt.NDArray[np.uint8]
 
 JPEG_QUALITY = 95
+THUMBNAIL_PX, THUMBNAIL_QUALITY = 128, 80  # 3 kB
 PNG_LEVEL = 1  # higher levels cost several times the time for a tenth of the bytes
 PNG_STRATEGY = 3  # zlib's Z_RLE: photographs repeat nothing else; a quarter of the time and a tenth of the bytes less
 
@@ -104,6 +105,17 @@ def encode_jpeg(pixels: Pixels) -> bytes:
     import simplejpeg
 
     data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), JPEG_QUALITY, "RGB", "420")
+    return data
+
+
+def encode_thumbnail(pixels: Pixels) -> bytes:
+    """uint8 (H, W, 3) as a small JPEG file, its longer side at most THUMBNAIL_PX."""
+    import simplejpeg
+
+    height_px, width_px = pixels.shape[:2]
+    scale = min(1.0, THUMBNAIL_PX / max(height_px, width_px))
+    small = resize(pixels, max(1, round(width_px * scale)), max(1, round(height_px * scale)))
+    data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(small), THUMBNAIL_QUALITY, "RGB", "420")
     return data
 
 

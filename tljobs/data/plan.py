@@ -87,10 +87,12 @@ class PlannedImage(Part):
 
 class Drafted(Part):
     """Where the first pass left an image in the form that is stored for training: `address` is what is read, `check`
-    the first hex digits of the SHA-256. `known` is as in Stored."""
+    the first hex digits of the SHA-256, and the first `image_bytes` of it are the image, the others its thumbnail.
+    `known` is as in Stored."""
 
     address: str
     check: str
+    image_bytes: int
     known: dict[str, Any]
 
 
@@ -103,15 +105,16 @@ class TaskImage(PlannedImage):
 
 
 class ShardTask(Part):
-    """Shard `shard` (from 0) of a split, written to `key` from these images, in this order. `earlier` are the shards
-    that hold those of them which can be copied."""
+    """Shard `shard` (from 0) of a split, written to `key` from these images, in this order, and their thumbnails to
+    `thumbnails_key`. `earlier` are the shards, with their thumbnails, that hold those of them which can be copied."""
 
     key: str
+    thumbnails_key: str
     split: Split
     shard: int
     task: Task
     images: tuple[TaskImage, ...]
-    earlier: tuple[ShardInfo, ...] = ()
+    earlier: tuple[tuple[ShardInfo, ShardInfo], ...] = ()
 
 
 class IndexRow(PlannedImage):
@@ -130,6 +133,7 @@ class ShardReport(Part):
     split: Split
     shard: int
     info: ShardInfo
+    thumbnails: ShardInfo
     rows: tuple[IndexRow, ...]
     rejected: tuple[Rejected, ...]
     copied: int = 0
@@ -244,7 +248,7 @@ def _examples(rejected: Sequence[Rejected], reason: str) -> str:
 def shard_tasks(
     plan: DatasetPlan,
     stored: Callable[[str, Split], Stored | None] = lambda sha256, split: None,
-    earlier: Mapping[str, ShardInfo] = MappingProxyType({}),
+    earlier: Mapping[str, tuple[ShardInfo, ShardInfo]] = MappingProxyType({}),
     drafted: Callable[[str], Drafted | None] = lambda sha256: None,
 ) -> list[ShardTask]:
     """One task per shard; validation and test first, because their lossless form takes the longest.
@@ -252,7 +256,7 @@ def shard_tasks(
     Args:
         plan: what is to be written.
         stored: says where an image (SHA-256) lies as it is to be stored in a split.
-        earlier: the shards that it speaks of, by key.
+        earlier: the shards that it speaks of, with their thumbnails, by key.
         drafted: says where the first pass left an image (SHA-256).
     """
     label_of = {name: index for index, name in enumerate(plan.listing.classes)}
@@ -272,12 +276,13 @@ def shard_tasks(
         ]
         bounds = slices(len(images), plan.spec.shard_images)
         for shard, (first, end) in enumerate(bounds):
-            key = layout.dataset_shard(plan.spec.name, plan.version, split, shard, len(bounds))
+            place = (plan.spec.name, plan.version, split, shard, len(bounds))
             own = tuple(images[first:end])
             needed = sorted({image.stored.shard_key for image in own if image.stored})
             tasks.append(
                 ShardTask(
-                    key=key,
+                    key=layout.dataset_shard(*place),
+                    thumbnails_key=layout.dataset_thumbnails(*place),
                     split=split,
                     shard=shard,
                     task=plan.listing.task,

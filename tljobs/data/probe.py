@@ -47,11 +47,13 @@ class Probe(Part):
 
 
 class Draft(Part):
-    """The image as it is stored for training: `size_bytes` from `offset` on in the task's pack of drafts, `check` the
-    first hex digits of their SHA-256, and what was converted (see Decoded)."""
+    """The image as it is stored for training: `size_bytes` from `offset` on in the task's pack of drafts, of which the
+    first `image_bytes` are the image and the others its thumbnail; `check` the first hex digits of their SHA-256, and
+    what was converted (see Decoded)."""
 
     offset: int
     size_bytes: int
+    image_bytes: int
     check: str
     converted: tuple[str, ...]
 

@@ -157,6 +157,7 @@ def _split_info(split: Split, reports: Sequence[ShardReport], classes: int) -> S
         images=sum(report.info.rows for report in own),
         per_class=tuple(counts[label] for label in range(classes)),
         shards=tuple(report.info for report in own),
+        thumbnails=tuple(report.thumbnails for report in own),
     )
 
 
@@ -202,7 +203,7 @@ def _put(store: Store, key: str, data: bytes) -> FileInfo:
 def _check_sizes(store: Store, manifest: DatasetManifest) -> None:
     """Raises Unreachable when the store does not hold what was put there."""
     sizes = {entry.key: entry.size_bytes for entry in store.list(f"{layout.dataset(manifest.name, manifest.version)}/")}
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    shards = [shard for split in manifest.splits.values() for shard in (*split.shards, *split.thumbnails)]
     for file in filter(None, (manifest.index, manifest.rejected, manifest.audit, *shards)):
         if sizes.get(file.key) != file.size_bytes:
             raise Unreachable(

@@ -65,6 +65,7 @@ def inspect_files(
             draft = Draft(
                 offset=len(pack),
                 size_bytes=len(answer.body),
+                image_bytes=answer.fields["image_bytes"],
                 check=_check(answer.body),
                 converted=answer.fields["converted"],
             )
@@ -75,15 +76,16 @@ def inspect_files(
 
 
 def write_shard(task: ShardTask, *, store: Store, endpoint_url: str | None, decoding: Decoding) -> ShardReport:
-    """Puts the shard of the task's images: copied from an earlier version or from the drafts where they are there,
-    else decoded, resized and encoded. Bad images are left out and reported. Raises as `inspect_files` does."""
+    """Puts the shard of the task's images and that of their thumbnails: copied from an earlier version or from the
+    drafts where they are there, else decoded, resized and encoded. Bad images are left out and reported. Raises as
+    `inspect_files` does."""
     copies = read_stored(store, task) | _read_drafts(task, endpoint_url)
     fresh = [image for image in task.images if image.sha256 not in copies]
     contents = _read_ahead([image.address for image in fresh], endpoint_url)
     unchanged = (_unchanged(image, data) for image, data in zip(fresh, contents, strict=True))
     answers = _child(decoding).map(unchanged, _options(decoding, "jpeg" if task.split == "train" else "png"))
     rows: list[IndexRow] = []
-    stored: list[bytes] = []
+    stored: list[tuple[bytes, bytes]] = []
     rejected: list[Rejected] = []
     for image in task.images:
         if image.sha256 in copies:
@@ -96,13 +98,18 @@ def write_shard(task: ShardTask, *, store: Store, endpoint_url: str | None, deco
             rejected.append(Rejected(uri=image.uri, label=indices, reason=answer.reason, detail=answer.detail))
         else:
             rows.append(_index_row(image, answer.fields))
-            stored.append(answer.body)
-    shard = shard_bytes([image_id(row.sha256) for row in rows], stored, [row.labels for row in rows], task.task)
-    store.put(task.key, shard)
+            stored.append(_parted(answer.body, answer.fields["image_bytes"]))
+    ids, labels = [image_id(row.sha256) for row in rows], [row.labels for row in rows]
+    infos = []
+    for key, files in ((task.key, [file for file, _ in stored]), (task.thumbnails_key, [small for _, small in stored])):
+        data = shard_bytes(ids, files, labels, task.task)
+        store.put(key, data)
+        infos.append(shard_info(key, data, len(rows)))
     return ShardReport(
         split=task.split,
         shard=task.shard,
-        info=shard_info(task.key, shard, len(rows)),
+        info=infos[0],
+        thumbnails=infos[1],
         rows=tuple(rows),
         rejected=tuple(rejected),
         copied=sum(image.stored is not None and image.sha256 in copies for image in task.images),
@@ -118,15 +125,19 @@ def _options(decoding: Decoding, form: Form) -> dict[str, Any]:
     return {"form": form, **decoding.model_dump(include={"short_side", "max_pixels", "background"})}
 
 
-def _read_drafts(task: ShardTask, endpoint_url: str | None) -> dict[str, bytes]:
-    """SHA-256 of the original -> its draft, where that is what the first pass wrote."""
+def _read_drafts(task: ShardTask, endpoint_url: str | None) -> dict[str, tuple[bytes, bytes]]:
+    """SHA-256 of the original -> its draft and thumbnail, where they are what the first pass wrote."""
     wanted = [(image.sha256, image.drafted) for image in task.images if image.drafted]
     contents = _read_ahead([draft.address for _, draft in wanted], endpoint_url)
     return {
-        sha256: data
+        sha256: _parted(data, draft.image_bytes)
         for (sha256, draft), data in zip(wanted, contents, strict=True)
         if isinstance(data, bytes) and _check(data) == draft.check
     }
+
+
+def _parted(data: bytes, image_bytes: int) -> tuple[bytes, bytes]:
+    return data[:image_bytes], data[image_bytes:]
 
 
 def _check(draft: bytes) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tljobs.data.decode import decode, decode_stored
 from tljobs.data.drafts import Drafts
-from tljobs.data.pixels import encode_jpeg
+from tljobs.data.pixels import THUMBNAIL_PX, encode_jpeg, encode_thumbnail
 from tljobs.data.plan import Decoding, InspectTask, ShardReport, ShardTask, TaskImage
 from tljobs.data.probe import probe
 from tljobs.data.shards import read_row_group, verify_shard
@@ -21,6 +21,7 @@ from tljobs.store import LocalStore
 
 DECODING = Decoding(short_side=37, max_pixels=10_000)
 KEY = "datasets/d/v/shards/{}-00000-of-00001.parquet"
+SMALL = "datasets/d/v/thumbnails/{}-00000-of-00001.parquet"
 
 
 @pytest.fixture
@@ -46,7 +47,14 @@ def planned(paths: list[Path]) -> tuple[TaskImage, ...]:
 
 
 def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> ShardReport:
-    task = ShardTask(key=KEY.format(split), split=split, shard=0, task="single-label", images=images)
+    task = ShardTask(
+        key=KEY.format(split),
+        thumbnails_key=SMALL.format(split),
+        split=split,
+        shard=0,
+        task="single-label",
+        images=images,
+    )
     return write_shard(task, store=store, endpoint_url=None, decoding=DECODING)
 
 
@@ -69,7 +77,7 @@ def test_files_are_inspected_in_order_with_reasons_where_there_is_nothing_to_see
         assert file.probe == probe(decoded)
         assert file.draft
         draft = store.read("staging/d/0.bin")[file.draft.offset : file.draft.offset + file.draft.size_bytes]
-        assert draft == encode_jpeg(decoded.pixels)
+        assert draft == encode_jpeg(decoded.pixels) + encode_thumbnail(decoded.pixels)
 
 
 def test_a_shard_of_drafts_is_the_shard_of_the_originals(photos: list[Path], tmp_path: Path) -> None:
@@ -119,6 +127,22 @@ def test_training_rows_are_jpeg_near_the_original(photos: list[Path], tmp_path: 
         assert np.abs(difference).mean() < 8
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_thumbnails_are_small_and_row_by_row_those_of_the_images(
+    photos: list[Path], tmp_path: Path, split: Split
+) -> None:
+    Image.open(photos[0]).resize((240, 40)).save(photos[0], quality=92)  # stored as 222 x 37
+    store = LocalStore(tmp_path / "store")
+    report = written(store, planned(photos), split)
+    ids, images, labels = read_row_group(store, report.info, 0)
+    small_ids, small, small_labels = read_row_group(store, report.thumbnails, 0)
+    assert (small_ids, small_labels) == (ids, labels)
+    assert decode_stored(small[0]).shape == (21, THUMBNAIL_PX, 3)
+    for image, thumbnail in zip(images[1:], small[1:], strict=True):
+        assert decode_stored(thumbnail).shape == decode_stored(image).shape
+        assert np.abs(decode_stored(thumbnail).astype(int) - decode_stored(image)).mean() < 12
+
+
 def test_bad_images_are_left_out_and_reported(photos: list[Path], tmp_path: Path) -> None:
     whole = photos[3].read_bytes()
     photos[3].write_bytes(whole[:-40])
@@ -142,7 +166,9 @@ def test_bad_images_are_left_out_and_reported(photos: list[Path], tmp_path: Path
 def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
     path = tmp_path / "Übung Nr. 1 – 写真.JPG"
     Image.new("RGBA", (60, 50), (255, 0, 0, 0)).save(path, "PNG")
-    task = ShardTask(key=KEY.format("val"), split="val", shard=0, task="single-label", images=planned([path]))
+    task = ShardTask(
+        key=KEY.format("val"), thumbnails_key="small", split="val", shard=0, task="single-label", images=planned([path])
+    )
     store = LocalStore(tmp_path / "store")
     blue = DECODING.model_copy(update={"background": "#0000ff"})
     report = write_shard(task, store=store, endpoint_url=None, decoding=blue)
@@ -152,7 +178,9 @@ def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
 
 def test_an_image_that_takes_too_long_is_left_out(photos: list[Path], tmp_path: Path) -> None:
     images = planned(photos[:3])
-    task = ShardTask(key=KEY.format("train"), split="train", shard=0, task="single-label", images=images)
+    task = ShardTask(
+        key=KEY.format("train"), thumbnails_key="small", split="train", shard=0, task="single-label", images=images
+    )
     hurried = DECODING.model_copy(update={"short_side": 2048, "timeout_s": 0.001})
     report = write_shard(task, store=LocalStore(tmp_path / "store"), endpoint_url=None, decoding=hurried)
     assert [each.reason for each in report.rejected] == ["decoder_timeout"] * 3
