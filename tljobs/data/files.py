@@ -69,7 +69,7 @@ def inspected_table(files: Sequence[Inspected]) -> pa.Table:
 def find_near(inspected: pa.Table, sha256s: Sequence[str]) -> Near:
     """Near duplicates among the images with these contents. Blank images and those without texture have none."""
     row_of = {sha256: row for row, sha256 in enumerate(inspected["sha256"].to_pylist())}
-    own = inspected.select(["phash", "blank"]).take([row_of[sha256] for sha256 in sha256s])
+    own = inspected.select(["phash", "blank"]).take(pa.array([row_of[each] for each in sha256s], pa.int64()))
     hashes = own["phash"].fill_null(0).to_numpy().astype(np.uint64)
     plain = np.bitwise_count(hashes) < MIN_HASH_ONES
     excluded = plain | own["blank"].fill_null(False).to_numpy()
