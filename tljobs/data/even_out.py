@@ -65,9 +65,13 @@ def _even_out_class(
             for unit in _nearest(units, largest, first_to_train=True):
                 if not counts[label, "train"] and counts[label, largest] > unit.labels[label]:
                     _move(unit, "train", counts)
-    for split, (least, _) in limits.items():
+    for split, (least, most) in limits.items():
         for unit in _nearest(units, "train", first_to_train=False):
-            if counts[label, split] < least and _can_leave_train(unit, counts):
+            fits = counts[label, split] + unit.labels[label] <= most
+            if counts[label, split] < least and fits and _can_leave_train(unit, counts):
+                _move(unit, split, counts)
+        for unit in _nearest(units, "train", first_to_train=False):  # rather a large group than nothing
+            if not counts[label, split] and _can_leave_train(unit, counts):
                 _move(unit, split, counts)
 
 

@@ -191,3 +191,20 @@ def test_the_labels_of_a_multi_label_image_all_count() -> None:
         (label, split) for row, split in zip(rows, assign_splits(rows, USUAL), strict=True) for label in row.labels
     )
     assert all(counts[label, split] for label in ("rare", "common") for split in ("train", "val", "test"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_large_group_is_not_moved_where_single_images_do(seed: int) -> None:
+    rows = [labelled(1000 * seed + number, "a", "video" if number < 60 else "") for number in range(80)]
+    keys = keys_together([each.sha256 for each in rows], [f"{each.group}{seed}" if each.group else "" for each in rows])
+    splits = assign_splits(rows, USUAL, keys)
+    assert splits[0] == "train" or split_of(keys[0], USUAL) == splits[0]
+    if splits[0] == "train":
+        assert 1 <= splits.count("val") <= 16
+
+
+def test_the_only_other_group_is_taken_for_validation_however_large() -> None:
+    rows = [labelled(number, "a", f"video {number // 50}") for number in range(100)]
+    keys = keys_together([each.sha256 for each in rows], [each.group for each in rows])
+    splits = assign_splits(rows, Percentages.parse("80/20/0"), keys)
+    assert {splits[0], splits[50]} == {"train", "val"}
