@@ -131,10 +131,11 @@ def test_a_run_killed_at_a_random_step_and_resumed_equals_one_that_was_not(
 def test_sigterm_saves_and_stops_with_code_6_and_the_run_goes_on(
     store: Store, dataset: DatasetManifest, whole_run: Callable[[TrainSpec], str], tmp_path: Path
 ) -> None:
-    wanted = whole_run(spec("whole-1", 1))
-    stopped, log = spec("stopped", 1), tmp_path / "log"
-    # Without checkpoints of its own between epochs: what the stop saved is what the run goes on from.
-    stopped = stopped.model_copy(update={"checkpoint_steps": None})
+    # Long enough to be asked within; without checkpoints of its own between epochs, so that what the stop saved is what
+    # the run goes on from.
+    long = {"epochs": 25, "patience": None, "checkpoint_steps": None}
+    wanted = whole_run(spec("whole-long", 1).model_copy(update=long))
+    stopped, log = spec("stopped", 1).model_copy(update=long), tmp_path / "log"
     process = start(command(stopped, store), log)
     deadline_s = time.monotonic() + STARTED_WITHIN_S
     while not any(event.kind == "phase_started" for event in _events(store, "stopped")):
