@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -250,8 +250,9 @@ def shard_tasks(
     stored: Callable[[str, Split], Stored | None] = lambda sha256, split: None,
     earlier: Mapping[str, tuple[ShardInfo, ShardInfo]] = MappingProxyType({}),
     drafted: Callable[[str], Drafted | None] = lambda sha256: None,
-) -> list[ShardTask]:
-    """One task per shard; validation and test first, because their lossless form takes the longest.
+) -> Iterator[ShardTask]:
+    """One task per shard, made when it is asked for: all of them at a time would take much memory. Validation and test
+    come first, because their lossless form takes the longest.
 
     Args:
         plan: what is to be written.
@@ -260,34 +261,31 @@ def shard_tasks(
         drafted: says where the first pass left an image (SHA-256).
     """
     label_of = {name: index for index, name in enumerate(plan.listing.classes)}
-    tasks: list[ShardTask] = []
+
+    def task_image(image: Image, split: Split) -> TaskImage:
+        copy = stored(image.sha256, split)
+        return TaskImage(
+            uri=image.uri,
+            address=image.address,
+            sha256=image.sha256,
+            labels=tuple(label_of[name] for name in image.labels),
+            stored=copy,
+            drafted=drafted(image.sha256) if split == "train" and not copy else None,
+        )
+
     for split in reversed(SPLITS):
         placed = shuffled([each for each in plan.placed if each.split == split], plan.spec.seed)
-        images = [
-            TaskImage(
-                uri=each.image.uri,
-                address=each.image.address,
-                sha256=each.image.sha256,
-                labels=tuple(label_of[name] for name in each.image.labels),
-                stored=(copy := stored(each.image.sha256, split)),
-                drafted=drafted(each.image.sha256) if split == "train" and not copy else None,
-            )
-            for each in placed
-        ]
-        bounds = slices(len(images), plan.spec.shard_images)
+        bounds = slices(len(placed), plan.spec.shard_images)
         for shard, (first, end) in enumerate(bounds):
             place = (plan.spec.name, plan.version, split, shard, len(bounds))
-            own = tuple(images[first:end])
+            own = tuple(task_image(each.image, split) for each in placed[first:end])
             needed = sorted({image.stored.shard_key for image in own if image.stored})
-            tasks.append(
-                ShardTask(
-                    key=layout.dataset_shard(*place),
-                    thumbnails_key=layout.dataset_thumbnails(*place),
-                    split=split,
-                    shard=shard,
-                    task=plan.listing.task,
-                    images=own,
-                    earlier=tuple(earlier[each] for each in needed),
-                )
+            yield ShardTask(
+                key=layout.dataset_shard(*place),
+                thumbnails_key=layout.dataset_thumbnails(*place),
+                split=split,
+                shard=shard,
+                task=plan.listing.task,
+                images=own,
+                earlier=tuple(earlier[each] for each in needed),
             )
-    return tasks

@@ -13,7 +13,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -229,7 +229,7 @@ def _cluster_cpus() -> int:
 
 
 def _run_tasks(
-    tasks: Sequence[TaskT], work: Callable[[TaskT], ReportT], report_type: type[ReportT], processes: int
+    tasks: Iterable[TaskT], work: Callable[[TaskT], ReportT], report_type: type[ReportT], processes: int
 ) -> Iterator[tuple[int, ReportT]]:
     """Runs `work` on every task in at most `processes` processes of one CPU each.
 
@@ -241,10 +241,14 @@ def _run_tasks(
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the reporter says how far it is
     DataContext.get_current().enable_progress_bars = False
-    task_type = type(tasks[0])
-    rows = [{"number": number, "task": task.model_dump_json()} for number, task in enumerate(tasks)]
+    rows: list[dict[str, Any]] = []
+    task_type: type[TaskT] | None = None
+    for number, task in enumerate(tasks):
+        task_type = type(task)
+        rows.append({"number": number, "task": task.model_dump_json()})
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
+        assert task_type
         try:
             report, error = work(task_type.model_validate_json(row["task"])).model_dump_json(), ""
         except errors.TljobsError as raised:
@@ -253,6 +257,7 @@ def _run_tasks(
 
     # One block per task: a block is what Ray Data gives to a process at a time.
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    rows.clear()  # Ray's object store has them now
     for row in data.map(run, num_cpus=1, compute=TaskPoolStrategy(size=processes)).iter_rows():
         if row["error"]:
             kind, *texts = json.loads(row["error"])
