@@ -15,6 +15,6 @@ def inspected(listing: Listing, store: Store) -> InspectReport:
     task = InspectTask(
         addresses=tuple(file.address for file in listing.files),
         sizes_bytes=(1,) * len(listing.files),
-        draft_key="staging/drafts-test/000000.bin",
+        draft_key="staging/drafts/test-000000.bin",
     )
     return inspect_files(task, store=store, endpoint_url=None, max_bytes=10**6, decoding=DECODING)

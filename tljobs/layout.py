@@ -172,7 +172,7 @@ def search_trials(name: str) -> str:
 
 def draft_pack(token: str, index: int) -> str:
     """Pack `index` (from 0) of the drafts of one preparation; deleted at its end."""
-    return f"staging/drafts-{checked_id(token, 'token')}/{index:06}.bin"
+    return f"staging/drafts/{checked_id(token, 'token')}-{index:06}.bin"
 
 
 def staging(digest: str) -> str:

@@ -31,6 +31,7 @@ from tljobs.data.shards import image_id, shard_bytes, shard_info
 from tljobs.data.sources import read_file
 from tljobs.store import Store
 
+WRONG_EXTENSION = "wrong_extension"
 CHECK_HEX_DIGITS = 16  # enough against accidents, and drafts have no enemies that shards have not
 READ_AHEAD_FILES = 8  # hides the latency of S3 behind the decoding of one core
 
@@ -145,10 +146,9 @@ def _check(draft: bytes) -> str:
 
 
 def _copied(image: TaskImage) -> IndexRow:
-    if image.stored:
-        return IndexRow(**image.stored.known | image.model_dump(include=IDENTITY))
-    assert image.drafted
-    return _index_row(image, image.drafted.known)
+    place = image.stored or image.drafted
+    assert place
+    return _index_row(image, place.known)
 
 
 def _unchanged(image: PlannedImage, data: bytes | BadImage) -> bytes | BadImage:
@@ -158,10 +158,11 @@ def _unchanged(image: PlannedImage, data: bytes | BadImage) -> bytes | BadImage:
 
 
 def _index_row(image: PlannedImage, fields: dict[str, Any]) -> IndexRow:
-    row = IndexRow(**image.model_dump(include=IDENTITY), **fields)
-    if not has_wrong_extension(image.uri, row.source_format):
-        return row
-    return row.model_copy(update={"converted": (*row.converted, "wrong_extension")})
+    row = IndexRow(**fields | image.model_dump(include=IDENTITY))
+    converted = [each for each in row.converted if each != WRONG_EXTENSION]  # what an earlier version says of its name
+    if has_wrong_extension(image.uri, row.source_format):
+        converted.append(WRONG_EXTENSION)
+    return row.model_copy(update={"converted": tuple(converted)})
 
 
 def _read_ahead(addresses: Sequence[str], endpoint_url: str | None) -> Iterator[bytes | BadImage]:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from tljobs.errors import InputRefused
 from tljobs.evaluation.intervals import wilson
+from tljobs.evaluation.scores import PROBABILITY_FLOOR, optional, ratios
 from tljobs.records import ClassScores
 
 THRESHOLD = 0.5  # a class is predicted from this probability on
-PROBABILITY_FLOOR = float(np.finfo(np.float32).tiny)
 
 
 def predicted_labels(probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -66,11 +66,11 @@ def class_scores(
         ClassScores(
             label=label,
             images=int(truth[:, index].sum()),
-            precision=_optional(precision[index]),
-            recall=_optional(recall[index]),
-            f1=_optional(f1[index]),
-            auroc=_optional(areas[index]),
-            average_precision=_optional(averages[index]),
+            precision=optional(precision[index]),
+            recall=optional(recall[index]),
+            f1=optional(f1[index]),
+            auroc=optional(areas[index]),
+            average_precision=optional(averages[index]),
         )
         for index, label in enumerate(classes)
     )
@@ -94,7 +94,7 @@ def class_ratios(
     """Precision, recall and F1 of each class, float64 (C,); NaN where undefined."""
     hits = (truth & predicted).sum(axis=0).astype(np.float64)
     images, predictions = truth.sum(axis=0).astype(np.float64), predicted.sum(axis=0).astype(np.float64)
-    return _ratio(hits, predictions), _ratio(hits, images), _ratio(2 * hits, images + predictions)
+    return ratios(hits, images, predictions)
 
 
 def auroc(truth: NDArray[np.bool_], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -145,11 +145,3 @@ def _check(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> 
         raise InputRefused("labels and probabilities do not fit", f"{labels.shape} and {probabilities.shape}")
     if not np.isfinite(probabilities).all():
         raise InputRefused("some probabilities are no numbers", f"{int((~np.isfinite(probabilities)).sum())} values")
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
-
-
-def _optional(value: np.float64) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -78,6 +78,13 @@ def class_ratios(
     hits = np.diag(matrix).astype(np.float64)
     images = matrix.sum(axis=1).astype(np.float64)
     predictions = matrix.sum(axis=0).astype(np.float64)
+    return ratios(hits, images, predictions)
+
+
+def ratios(
+    hits: NDArray[np.float64], images: NDArray[np.float64], predictions: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Precision, recall and F1, float64 (C,), from the counts of each class; NaN where undefined."""
     return _ratio(hits, predictions), _ratio(hits, images), _ratio(2 * hits, images + predictions)
 
 
@@ -89,9 +96,9 @@ def class_scores(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[C
         ClassScores(
             label=label,
             images=int(images[index]),
-            precision=_optional(precision[index]),
-            recall=_optional(recall[index]),
-            f1=_optional(f1[index]),
+            precision=optional(precision[index]),
+            recall=optional(recall[index]),
+            f1=optional(f1[index]),
         )
         for index, label in enumerate(classes)
     )
@@ -110,5 +117,6 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
-def _optional(value: np.float64) -> float | None:
+def optional(value: np.float64) -> float | None:
+    """None for NaN."""
     return None if np.isnan(value) else float(value)

@@ -12,7 +12,7 @@ from PIL import Image
 from tljobs.data.decode import decode, decode_stored
 from tljobs.data.drafts import Drafts
 from tljobs.data.pixels import THUMBNAIL_PX, encode_jpeg, encode_thumbnail
-from tljobs.data.plan import Decoding, InspectTask, ShardReport, ShardTask, TaskImage
+from tljobs.data.plan import Decoding, InspectTask, ShardReport, ShardTask, Stored, TaskImage
 from tljobs.data.probe import probe
 from tljobs.data.shards import read_row_group, verify_shard
 from tljobs.data.workers import inspect_files, write_shard
@@ -46,8 +46,8 @@ def planned(paths: list[Path]) -> tuple[TaskImage, ...]:
     )
 
 
-def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> ShardReport:
-    task = ShardTask(
+def shard_task(images: tuple[TaskImage, ...], split: Split) -> ShardTask:
+    return ShardTask(
         key=KEY.format(split),
         thumbnails_key=SMALL.format(split),
         split=split,
@@ -55,7 +55,10 @@ def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> S
         task="single-label",
         images=images,
     )
-    return write_shard(task, store=store, endpoint_url=None, decoding=DECODING)
+
+
+def written(store: LocalStore, images: tuple[TaskImage, ...], split: Split) -> ShardReport:
+    return write_shard(shard_task(images, split), store=store, endpoint_url=None, decoding=DECODING)
 
 
 def test_files_are_inspected_in_order_with_reasons_where_there_is_nothing_to_see(
@@ -166,9 +169,7 @@ def test_bad_images_are_left_out_and_reported(photos: list[Path], tmp_path: Path
 def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
     path = tmp_path / "Übung Nr. 1 – 写真.JPG"
     Image.new("RGBA", (60, 50), (255, 0, 0, 0)).save(path, "PNG")
-    task = ShardTask(
-        key=KEY.format("val"), thumbnails_key="small", split="val", shard=0, task="single-label", images=planned([path])
-    )
+    task = shard_task(planned([path]), "val")
     store = LocalStore(tmp_path / "store")
     blue = DECODING.model_copy(update={"background": "#0000ff"})
     report = write_shard(task, store=store, endpoint_url=None, decoding=blue)
@@ -176,11 +177,24 @@ def test_what_was_done_to_an_image_stands_in_its_row(tmp_path: Path) -> None:
     assert (decode_stored(read_row_group(store, report.info, 0)[1][0]) == (0, 0, 255)).all()
 
 
+def test_a_copied_image_is_judged_by_the_name_it_has_now(photos: list[Path], tmp_path: Path) -> None:
+    """Its earlier version was called `.png`; the copy is a JPEG file with a JPEG file's name."""
+    store = LocalStore(tmp_path / "store")
+    first = written(store, planned(photos), "train")
+    known = first.rows[0].model_dump(exclude={"uri", "address", "sha256", "labels"}) | {
+        "converted": ["wrong_extension"]
+    }
+    place = Stored(shard_key=first.info.key, row=0, known=known)
+    image = planned(photos)[0].model_copy(update={"stored": place})
+    again = {"earlier": ((first.info, first.thumbnails),), "key": "again"}
+    task = shard_task((image,), "train").model_copy(update=again)
+    report = write_shard(task, store=store, endpoint_url=None, decoding=DECODING)
+    assert (report.copied, report.rows[0].converted) == (1, ())
+
+
 def test_an_image_that_takes_too_long_is_left_out(photos: list[Path], tmp_path: Path) -> None:
     images = planned(photos[:3])
-    task = ShardTask(
-        key=KEY.format("train"), thumbnails_key="small", split="train", shard=0, task="single-label", images=images
-    )
+    task = shard_task(images, "train")
     hurried = DECODING.model_copy(update={"short_side": 2048, "timeout_s": 0.001})
     report = write_shard(task, store=LocalStore(tmp_path / "store"), endpoint_url=None, decoding=hurried)
     assert [each.reason for each in report.rejected] == ["decoder_timeout"] * 3
