@@ -1,6 +1,7 @@
 import io
 import os
 import re
+import select
 from types import SimpleNamespace
 from typing import TextIO
 
@@ -69,4 +70,7 @@ def _work_on(stream: TextIO, controller: int) -> str:
     console.note("a note")
     console.close()
     stream.flush()
-    return os.read(controller, 1 << 16).decode()
+    shown = b""
+    while select.select([controller], [], [], 0.3)[0]:  # a terminal hands over in pieces, a moment later
+        shown += os.read(controller, 1 << 16)
+    return shown.decode()
